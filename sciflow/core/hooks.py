@@ -1,0 +1,48 @@
+"""Hooks: guidance and control of a sampling run. All methods do nothing by default.
+
+A hook may wrap the predictions (`wrap`), choose among candidate draws (`select`) and edit the state after a move
+(`after`). Memory that belongs to one run is set up in `prepare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from sciflow.core.config import Configurable
+from sciflow.core.kernels import Kernel
+from sciflow.core.noise import Move, Noise
+from sciflow.core.process import Prediction
+from sciflow.core.state import State
+
+Denoise = Callable[[State, Mapping[str, Tensor]], dict[str, Prediction]]
+
+
+class Hook(Configurable):
+    """Base of all hooks.
+
+    Attributes:
+        candidates: How many draws of each kernel the hook wants to choose from; the draws cost no network call.
+        needs_grad: The hook differentiates predictions with respect to the state; the sampler then runs without
+            inference mode.
+    """
+
+    candidates: int = 1
+    needs_grad: ClassVar[bool] = False
+
+    def prepare(self, state: State) -> None:
+        """Called once before the first move."""
+
+    def wrap(self, denoise: Denoise) -> Denoise:
+        """A new denoise callable around the old one: classifier-free guidance, forward models, superposition."""
+        return denoise
+
+    def select(self, options: Sequence[State], move: Move, denoise: Denoise, noise: Noise) -> State:
+        """One state made from `candidates` options (draws of the same kernels) after `move`: SVDD, SMC, best of n."""
+        return options[0]
+
+    def after(self, state: State, kernels: Mapping[str, Kernel], move: Move) -> State:
+        """The state to go on with: in-painting, constraints, accumulators of log-probabilities."""
+        return state

@@ -1,0 +1,196 @@
+"""The sampler: the one loop of the library.
+
+Per move t -> s it runs the solvers of all fields in lock-step: every solver that wants a prediction states its query, ONE
+network call answers them all, and when a solver returns its kernel the new value is drawn and shown to the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sciflow.core.errors import UserError
+from sciflow.core.grids import Grid
+from sciflow.core.hooks import Denoise, Hook
+from sciflow.core.kernels import Kernel
+from sciflow.core.noise import PRIOR, Move, Noise
+from sciflow.core.process import Prediction, Process
+from sciflow.core.solver import Memory, Solver, check_fit
+from sciflow.core.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Result of a run.
+
+    Attributes:
+        state: State at the end of the grid.
+        evaluations: Number of network calls.
+        path: States after each move, if recorded; the first entry is the start.
+    """
+
+    state: State
+    evaluations: int
+    path: list[State] = field(default_factory=list)
+
+
+class Sampler:
+    """Moves a state along a grid.
+
+    Args:
+        processes: Field -> process.
+        solvers: Field -> solver; fields without one stay as they are.
+        grid: Where the moves lie.
+        correct: Field -> corrector, run before each move with all fields held at clock t.
+        n_correct: Corrector rounds per move.
+        hooks: Guidance and control, applied in order.
+
+    Raises:
+        UserError: A solver needs what its process does not provide (the message names the solvers that fit), or a
+            field has no process.
+    """
+
+    def __init__(
+        self,
+        processes: Mapping[str, Process],
+        solvers: Mapping[str, Solver],
+        grid: Grid,
+        *,
+        correct: Mapping[str, Solver] | None = None,
+        n_correct: int = 1,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        self.processes, self.solvers, self.grid = dict(processes), dict(solvers), grid
+        self.correct, self.n_correct, self.hooks = dict(correct or {}), n_correct, tuple(hooks)
+        for name, solver in [*self.solvers.items(), *self.correct.items()]:
+            if name not in self.processes:
+                raise UserError(f"solver for unknown field '{name}'; fields with a process: {', '.join(self.processes)}")
+            check_fit(name, self.processes[name], solver)
+
+    def prior(self, template: State, noise: Noise) -> State:
+        """A state drawn from the priors of all fields that have one, shaped like `template`."""
+        drawn = {}
+        for name, process in self.processes.items():
+            if hasattr(process, "prior"):
+                kernel: Kernel = process.prior(template[name], template.layouts[name])  # type: ignore[operator]
+                drawn[name] = kernel.sample(noise.at(name, PRIOR))
+        return template.put(**drawn)
+
+    def run(
+        self,
+        state: State,
+        denoiser: Denoise,
+        noise: Noise,
+        *,
+        steps: int,
+        final: Literal["sample", "mean"] = "sample",
+        grad_last: int = 0,
+        record: bool = False,
+    ) -> Solution:
+        """Move `state` along the grid.
+
+        Args:
+            state: Start, e.g. from `prior`.
+            denoiser: `Denoiser` or any callable (state, clocks) -> {field: Prediction}.
+            noise: Source of all random numbers.
+            steps: Number of moves.
+            final: "mean" returns the mean of the last kernel instead of a draw (removes the last noise).
+            grad_last: Gradients flow through this many last moves; 0: none.
+            record: Keep the path.
+        """
+        moves = [Move(i, t, s) for i, (t, s) in enumerate(self.grid.moves(steps))]
+        clocks = torch.tensor([(m.t, m.s) for m in moves], dtype=torch.float64)  # stay on the host: no sync, no kernels
+        calls = _Counted(denoiser)
+        denoise: Denoise = calls
+        for hook in self.hooks:
+            denoise = hook.wrap(denoise)
+        graph = grad_last > 0 or any(hook.needs_grad for hook in self.hooks)
+        memory: dict[str, Memory] = {}
+        with torch.inference_mode(False) if graph else torch.inference_mode():
+            if graph and next(iter(state.fields.values())).is_inference():
+                state = state.put(**{name: x.clone() for name, x in state.fields.items()})
+            prepare = getattr(denoiser, "prepare", None)
+            state = state if prepare is None else prepare(state)
+            for hook in self.hooks:
+                hook.prepare(state)
+            path = [state] if record else []
+            for move, (t, s) in zip(moves, clocks.unbind(), strict=True):
+                grad = move.index >= len(moves) - grad_last
+                with torch.set_grad_enabled(grad) if graph else contextlib.nullcontext():
+                    state, kernels = self._move(state, move, t, s, denoise, noise, memory)
+                if record:
+                    path.append(state)
+        if final == "mean":
+            state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
+        return Solution(state, calls.count, path)
+
+    def _move(
+        self, state: State, move: Move, t: Tensor, s: Tensor, denoise: Denoise, noise: Noise, memory: dict[str, Memory]
+    ) -> tuple[State, dict[str, Kernel]]:
+        for phase in range(1, self.n_correct + 1 if self.correct else 1):
+            corrector = move._replace(s=move.t, phase=phase)
+            state, _ = self._stage(self.correct, state, corrector, t, t, denoise, noise, {})
+        state, kernels = self._stage(self.solvers, state, move, t, s, denoise, noise, memory)
+        for hook in self.hooks:
+            if hook.candidates > 1:  # further draws of the SAME kernels: no network call
+                others = [
+                    state.put(**{name: k.sample(noise.at(name, move, copy)) for name, k in kernels.items()})
+                    for copy in range(1, hook.candidates)
+                ]
+                state = hook.select([state, *others], move, denoise, noise)
+            state = hook.after(state, kernels, move)
+        return state, kernels
+
+    def _stage(
+        self,
+        solvers: Mapping[str, Solver],
+        state: State,
+        move: Move,
+        t: Tensor,
+        s: Tensor,
+        denoise: Denoise,
+        noise: Noise,
+        memory: dict[str, Memory],
+    ) -> tuple[State, dict[str, Kernel]]:
+        """Run one coroutine per field to its end, all fields in lock-step."""
+        draws = {name: noise.at(name, move) for name in solvers}
+        live = {
+            name: solver.step(
+                self.processes[name], state[name], t, s, state.layouts[name], memory.get(name), draws[name]
+            )
+            for name, solver in solvers.items()
+        }
+        inbox: dict[str, Any] = dict.fromkeys(live)
+        kernels: dict[str, Kernel] = {}
+        clocks = dict.fromkeys(state.fields, t)
+        while live:
+            queries = {}
+            for name in list(live):
+                try:
+                    queries[name] = live[name].send(inbox[name])
+                except StopIteration as done:
+                    kernels[name], memory[name] = done.value
+                    del live[name]
+                    state = state.put(**{name: kernels[name].sample(draws[name])})
+                    clocks[name] = s
+            if queries:
+                state = state.put(**{name: query.x for name, query in queries.items()})
+                clocks |= {name: query.t for name, query in queries.items()}
+                inbox = dict(denoise(state, clocks))
+        return state, kernels
+
+
+class _Counted:
+    """A denoiser that counts its calls."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self.denoise, self.count = denoise, 0
+
+    def __call__(self, state: State, clocks: Mapping[str, Tensor]) -> dict[str, Prediction]:
+        self.count += 1
+        return self.denoise(state, clocks)

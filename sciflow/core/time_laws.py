@@ -1,0 +1,99 @@
+"""Time laws: how training draws clocks. All return (B,) values from uniforms, so that any `Noise` drives them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from sciflow.core.config import Configurable
+from sciflow.core.schedules import Schedule
+
+
+class TimeLaw(Configurable, ABC):
+    """A law of training clocks on [low, 1]; `low` may be a (B,) tensor (a lower bound per sample)."""
+
+    @abstractmethod
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """Uniforms (B,) -> clocks (B,)."""
+
+    def __init__(self, low: float = 1e-3) -> None:
+        self.low = low
+
+    def sample(self, u: Tensor, low: Tensor | None = None) -> Tensor:
+        """Clocks for uniforms `u` (B,); `low` (B,) raises the lower bound per sample."""
+        return self.transform(u, self.low if low is None else low.clamp_min(self.low))
+
+    def weight(self, t: Tensor) -> Tensor:
+        """density of the uniform law divided by density of this law, to keep an expectation unbiased: (B,)."""
+        return torch.ones_like(t)
+
+
+class UniformTime(TimeLaw):
+    """t ~ U(low, 1)."""
+
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """low + (1 - low) u."""
+        return low + (1 - low) * u
+
+
+class Stratified(UniformTime):
+    """One clock in each of B equal slices, in random order of the batch: same law per sample, lower variance of the mean."""
+
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """Slice i of the batch holds (i + u_i)/B; a batch is exchangeable, so the order need not be shuffled."""
+        slices = (torch.arange(len(u), device=u.device, dtype=u.dtype) + u) / len(u)
+        return low + (1 - low) * slices
+
+
+class Shared(UniformTime):
+    """One clock for the whole batch (PaD-TS)."""
+
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """The first uniform, for all."""
+        return low + (1 - low) * u[:1].expand_as(u)
+
+
+class LogSNRTime(TimeLaw):
+    """lambda = log(alpha/sigma) uniform between its values at `low` and 1.
+
+    Args:
+        schedule: The schedule whose lambda is uniform.
+        low: Smallest clock.
+    """
+
+    def __init__(self, schedule: Schedule, low: float = 1e-3) -> None:
+        super().__init__(low)
+        self.schedule = schedule
+
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """Inverse of lambda by bisection."""
+        first = self.schedule.log_snr(torch.as_tensor(low, dtype=torch.float64))
+        last = self.schedule.log_snr(torch.ones((), dtype=torch.float64))
+        return self.schedule.time_at(first + (last - first) * u.double()).to(u.dtype)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """1/((1 - low) density) with density |d lambda/dt|/|lambda range| and d lambda/dt = -g^2/(2 sigma^2)."""
+        ends = self.schedule.log_snr(torch.tensor([self.low, 1.0], dtype=torch.float64))
+        rate = self.schedule.g2(t) / (2 * self.schedule.variance(t))
+        return (ends[0] - ends[1]).to(t) / ((1 - self.low) * rate)
+
+
+class PowerTime(TimeLaw):
+    """t = low + (1 - low) u^exponent: density prop. to (t - low)^(1/exponent - 1)."""
+
+    def __init__(self, exponent: float = 2.0, low: float = 1e-3) -> None:
+        super().__init__(low)
+        if exponent <= 0:
+            raise ValueError(f"exponent must be positive, got {exponent}")
+        self.exponent = exponent
+
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """Power of the uniform."""
+        return low + (1 - low) * u**self.exponent
+
+    def weight(self, t: Tensor) -> Tensor:
+        """exponent v^(1 - 1/exponent) with v = (t - low)/(1 - low)."""
+        v = ((t - self.low) / (1 - self.low)).clamp_min(1e-12)
+        return self.exponent * v ** (1 - 1 / self.exponent)

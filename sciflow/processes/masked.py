@@ -1,0 +1,100 @@
+r"""Masked (absorbing) processes: a token is replaced by the mask and never comes back (Austin et al. 2021; Sahoo et al. 2024).
+
+P(still clean at t) = alpha(t) = 1 - t. Given a prediction p(x0 | x_t) of a masked token, for s < t
+
+    P(x_s = k | mask) = (alpha_s - alpha_t)/(1 - alpha_t) p_k,   P(x_s = mask | mask) = (1 - alpha_s)/(1 - alpha_t),
+
+and a clean token is carried over. The field is (rows, ...) int64 with mask id `tokens`, or, for gradients through the
+moves, soft one-hot vectors (rows, ..., tokens + 1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sciflow.core.kernels import Categorical, Dirac, RelaxedCategorical, one_hot
+from sciflow.core.process import Prediction, Process
+from sciflow.core.spaces import Discrete
+from sciflow.core.state import Layout
+
+
+class Masked(Process):
+    """Absorbing process on `tokens` tokens; predictions are logits or probabilities (rows, ..., tokens).
+
+    Args:
+        tokens: Number K of tokens; the mask has id K.
+        kind: "logits" or "data" (probabilities).
+        temperature: Of relaxed draws; used only when the field is soft one-hot.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("data", "logits")
+
+    def __init__(self, tokens: int, kind: str = "logits", temperature: float = 0.5) -> None:
+        super().__init__()
+        if kind not in self.kinds:
+            raise ValueError(f"kind must be one of {', '.join(self.kinds)}, got '{kind}'")
+        self.tokens, self.kind, self.temperature = tokens, kind, temperature
+        self.space = Discrete(tokens + 1)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Probability of being clean."""
+        return 1 - t
+
+    def prior(self, like: Tensor, layout: Layout) -> Dirac:
+        """All masked."""
+        if like.is_floating_point():
+            return Dirac(one_hot(torch.full(like.shape[:-1], self.tokens, device=like.device), self.tokens + 1).to(like))
+        return Dirac(torch.full_like(like, self.tokens))
+
+    def marginal(self, x0: Tensor, t: Tensor, layout: Layout, x1: Tensor | None = None) -> Categorical:
+        """Each token masked with probability 1 - alpha; x0 (rows, ...) int64, or probabilities (rows, ..., K)."""
+        probs = x0 if x0.is_floating_point() else one_hot(x0, self.tokens)
+        alpha = layout.rows(self.alpha(t), probs)
+        masked = (1 - alpha) + torch.zeros_like(probs[..., :1])
+        return Categorical(torch.cat([alpha * probs, masked], -1), layout)
+
+    def posterior(
+        self, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, layout: Layout
+    ) -> Categorical | RelaxedCategorical:
+        """Law of x_s given x_t and probabilities x0 (rows, ..., K) (or clean tokens, int64)."""
+        probs = x0 if x0.is_floating_point() else one_hot(x0, self.tokens)
+        now = x_t if x_t.is_floating_point() else one_hot(x_t, self.tokens + 1)
+        alpha_t, alpha_s = layout.rows(self.alpha(t), now), layout.rows(self.alpha(s), now)
+        unmask = ((alpha_s - alpha_t) / (1 - alpha_t)).clamp(0, 1)
+        stay = (1 - unmask) + torch.zeros_like(probs[..., :1])
+        fresh = torch.cat([unmask * probs, stay], -1)
+        masked = now[..., -1:]  # differentiable flag: 1 where masked
+        if x_t.is_floating_point():
+            return RelaxedCategorical(fresh, layout, self.temperature, now, 1 - masked)
+        return Categorical(torch.where(masked > 0, fresh, now), layout)
+
+    def reconstruction(self, x_t: Tensor, x0: Tensor, t: Tensor, layout: Layout) -> Categorical | RelaxedCategorical:
+        """The posterior at t = 0, where nothing is masked."""
+        return self.posterior(x_t, x0, t, torch.zeros_like(t), layout)
+
+    def rates(self, x: Tensor, pred: Prediction, t: Tensor, layout: Layout) -> Tensor:
+        """Unmasking rates -alpha'/(1 - alpha) p_k = p_k/t: (rows, ..., K + 1), zero for clean tokens."""
+        probs = pred.to("data")
+        rate = layout.rows(1 / (1 - self.alpha(t)), probs) * probs
+        rate = torch.cat([rate, torch.zeros_like(rate[..., :1])], -1)
+        return torch.where((x == self.tokens)[..., None], rate, torch.zeros_like(rate))
+
+    def decode(self, x: Tensor, data: Tensor | None) -> Tensor:
+        """Tokens; those still masked take the most probable one."""
+        tokens = x.argmax(-1) if x.is_floating_point() else x
+        return tokens if data is None else torch.where(tokens == self.tokens, data.argmax(-1), tokens)
+
+    def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
+        """Logits -> probabilities."""
+        if kind == "logits":
+            return value.softmax(-1)
+        return super().to_data(value, kind, x, t, layout)
+
+    def from_data(self, data: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
+        """Probabilities -> log probabilities."""
+        if kind == "logits":
+            return data.clamp_min(torch.finfo(data.dtype).tiny).log()
+        return super().from_data(data, kind, x, t, layout)
