@@ -97,7 +97,7 @@ class Torus(Euclidean):
 
     def gaussian_score(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Score of the wrapped normal, summed over as many images as 12 digits need up to std = period."""
-        images = torch.arange(-6, 7, dtype=x.dtype, device=x.device) * self.period
+        images = torch.arange(-8, 9, dtype=x.dtype, device=x.device) * self.period
         steps = self.diff(x, mean)[..., None] + images  # (rows, ..., images)
         variance = torch.as_tensor(std, dtype=x.dtype, device=x.device)[..., None] ** 2
         return ((-(steps**2) / (2 * variance)).softmax(-1) * steps / variance).sum(-1)

@@ -1,0 +1,67 @@
+"""Data sets: where they come from, under which terms, how large they are, and whether they are on this machine.
+
+    sciflow data list
+    sciflow data list zinc250k
+    sciflow data get zinc250k
+
+Names resolve in this order: the folder in SCIFLOW_DATA, the user cache (SCIFLOW_CACHE), the small sets that ship with sciflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from sciflow import data
+from sciflow.core.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sciflow data`."""
+    parser.add_argument("action", help="list (all, or the card of one set) or get (fetch one into the user cache)")
+    parser.add_argument("name", nargs="?", default=None, help="data set")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print cards, or fetch a set and print its path."""
+    if arguments.action == "get":
+        if arguments.name is None:
+            raise UserError(f"data get: no name given, expected one of {', '.join(data.DATASETS)}")
+        print(data.get(arguments.name))
+    elif arguments.action == "list":
+        print(listing() if arguments.name is None else full_card(data.card(arguments.name)))
+    else:
+        raise UserError(f"data: got '{arguments.action}', expected list or get")
+
+
+def listing() -> str:
+    """One line per data set: name, size, where it is, title."""
+    width = max(map(len, data.DATASETS))
+    return "\n".join(
+        f"{card.name:{width}}  {card.megabytes:6.2f} MB  {_place(card):9}  {card.title}" for card in data.DATASETS.values()
+    )
+
+
+def full_card(card: data.DataSet) -> str:
+    """Everything known about one data set."""
+    lines = {
+        "name": card.name,
+        "title": card.title,
+        "source": card.source,
+        "licence": card.licence,
+        "size": f"{card.megabytes} MB",
+        "sha256": f"{card.sha256} (of {card.local})",
+    }
+    if card.carrier is not None:
+        lines["carrier"] = f"{card.carrier.requirement} on PyPI, {card.carrier.megabytes} MB, sha256 {card.carrier.sha256}"
+    place = _place(card)
+    lines["on this machine"] = str(data.resolve(card.name)) if place == "here" else f"no; {place}"
+    return "\n".join(f"{name:15}  {value}" for name, value in lines.items())
+
+
+def _place(card: data.DataSet) -> str:
+    """`here`, or how to get it: `get` or `own copy`."""
+    try:
+        data.resolve(card.name)
+    except UserError:
+        return "get" if card.carrier is not None else "own copy"
+    return "here"

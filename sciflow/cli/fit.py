@@ -1,0 +1,71 @@
+"""fit, validate, test: the Lightning command line with sciflow's defaults."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import warnings
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from sciflow.training.callbacks import EMA
+
+
+class SciflowCLI(LightningCLI):
+    """LightningCLI in which the command line beats the config file, and both beat what a checkpoint remembers.
+
+    Every run averages its weights (`--ema.decay`) and writes `last.ckpt` after each epoch (`--checkpoint.*`); callbacks in
+    the user's YAML come on top and do not replace these.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Averaging and the checkpoint for resuming are part of every run."""
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "last",
+                "checkpoint.save_on_train_epoch_end": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would merge a checkpoint's hyper-parameters OVER the command line; leave the configuration alone."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one of Lightning's subcommands."""
+    import_components()
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*(treespec, LeafSpec|does not have many workers|logging interval).*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    torch.set_float32_matmul_precision("high")
+    SciflowCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={
+            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs"}},
+            "enable_model_summary": False,
+        },
+        args=list(words),
+    )
+    return 0
+
+
+def import_components() -> None:
+    """Import all components, so that short class names work in YAML."""
+    for package in ("core", "processes", "solvers", "objectives", "couplings", "guidance", "training"):
+        module = importlib.import_module(f"sciflow.{package}")
+        for info in pkgutil.iter_modules(module.__path__):
+            importlib.import_module(f"sciflow.{package}.{info.name}")

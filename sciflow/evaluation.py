@@ -1,0 +1,142 @@
+"""Evaluation by domain: `sciflow.evaluate(objects, reference="qm9")` gives the numbers of the published protocol.
+
+| domain | protocol | what it computes |
+|---|---|---|
+| molecules | `gdss` | validity, uniqueness, novelty, connectivity, QED/logP/SA, NSPDK MMD, and FCD where `fcd_torch` is installed |
+| molecules | `fast` | the same without FCD |
+| graphs | `gdss` | degree, clustering, orbit, spectral MMD with Gaussian-EMD kernels; connectivity, uniqueness, copies |
+| graphs | `spectre` | the same with total-variation kernels (SPECTRE, DiGress) |
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sciflow.core.errors import UserError
+
+PROTOCOLS = {"molecules": ("gdss", "fast"), "graphs": ("gdss", "spectre")}
+ENDINGS = {
+    "molecules": (".smi", ".smiles", ".csv", ".tsv", ".sdf"),
+    "graphs": (".npz", ".g6", ".graphml", ".json", ".edgelist"),
+}
+
+
+def evaluate(
+    objects: str | Path | Sequence[Any],
+    reference: str | Path,
+    domain: str | None = None,
+    protocol: str = "gdss",
+    train: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score samples against a reference set.
+
+    Args:
+        objects: A file of samples, or a list: RDKit molecules, SMILES, decoding records or None; networkx graphs.
+        reference: A data set's name (its published test split is the reference) or a file: without `train`, a seeded
+            share of it is the reference and the rest stands for the training set; with `train` all of it.
+        domain: `molecules` or `graphs`; None: by the file ending or the type of the objects.
+        protocol: See the module docstring.
+        train: A data set's name or file: the training set, for novelty and noise floors; None: from `reference`.
+        seed: Of the random subsets behind the floors, and of splits of files.
+
+    Returns:
+        Plain dict: what `evaluate_molecules` or `evaluate_graphs` of the domain returns, with `domain`, `protocol`,
+        `reference_set`, `train_set` and, for a file, `file` added.
+
+    Raises:
+        UserError: Unknown domain, protocol or set; unreadable or empty file.
+    """
+    domain = domain or _domain_of(objects)
+    if domain not in PROTOCOLS:
+        raise UserError(f"domain: got '{domain}', expected one of {', '.join(PROTOCOLS)}")
+    if protocol not in PROTOCOLS[domain]:
+        raise UserError(f"protocol for {domain}: got '{protocol}', expected one of {', '.join(PROTOCOLS[domain])}")
+    if domain == "graphs":
+        report = _graphs(objects, reference, protocol, train, seed)
+    else:
+        report = _molecules(objects, reference, protocol, train, seed)
+    head = {"domain": domain, "protocol": protocol, "reference_set": str(reference), "train_set": str(train or reference)}
+    if isinstance(objects, (str, Path)):
+        head["file"] = str(objects)
+    return {**head, **report}
+
+
+def _domain_of(objects: str | Path | Sequence[Any]) -> str:
+    if isinstance(objects, (str, Path)):
+        suffixes = Path(objects).suffixes
+        ending = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else Path(objects).suffix
+        found = [domain for domain, endings in ENDINGS.items() if ending.lower() in endings]
+        if not found:
+            raise UserError(f"{objects}: the ending '{ending}' does not tell the domain; give one of {', '.join(PROTOCOLS)}")
+        return found[0]
+    kinds = {type(item).__module__.split(".")[0] for item in objects if item is not None}
+    return "graphs" if kinds == {"networkx"} else "molecules"
+
+
+def _graphs(objects: Any, reference: str | Path, protocol: str, train: str | Path | None, seed: int) -> dict[str, Any]:
+    from sciflow.domains.graphs.data import graph_dataset, load_graphs
+    from sciflow.domains.graphs.files import read_graphs
+    from sciflow.domains.graphs.metrics import evaluate_graphs
+
+    if train is None:
+        known, _, target, _ = graph_dataset(reference, seed=seed)
+    else:
+        known, target = load_graphs(train).graphs, load_graphs(reference).graphs
+    skipped = {}
+    if isinstance(objects, (str, Path)):
+        objects, skipped, _ = read_graphs(objects)
+    kernel = "emd" if protocol == "gdss" else "tv"
+    report = evaluate_graphs(objects, target, known or None, kernel=kernel, seed=seed)
+    report["skipped"] = {**skipped, **report["skipped"]}
+    return report
+
+
+def _molecules(
+    objects: Any, reference: str | Path, protocol: str, train: str | Path | None, seed: int
+) -> dict[str, Any]:
+    from sciflow.domains.molecules.data import molecule_dataset, parse_file
+    from sciflow.domains.molecules.files import read_molecules
+    from sciflow.domains.molecules.metrics import evaluate_molecules
+    from sciflow.data import resolve
+
+    notes = []
+    if isinstance(objects, (str, Path)):
+        molecules, read = read_molecules(objects)
+        empty = max(_sidecar(objects).get("empty_samples", 0), read.n_skipped)
+        objects = [*molecules, *[None] * empty]  # what was generated but is no molecule counts as invalid
+        notes.append(f"{read}; {empty} samples without a molecule count as invalid")
+    if train is None:
+        split = molecule_dataset(reference, validation=0, seed=seed)
+        known, target = split.train.smiles, split.test.smiles
+    else:
+        known, target = parse_file(resolve(train)).smiles, parse_file(resolve(reference)).smiles
+    with_fcd = protocol == "gdss" and importlib.util.find_spec("fcd_torch") is not None
+    if protocol == "gdss" and not with_fcd:
+        notes.append("no FCD: fcd_torch is not installed (pip install 'sciflow[fcd]')")
+    statistics = _qm9_statistics() if with_fcd and train is None and str(reference) == "qm9" else None
+    report = evaluate_molecules(objects, target, known, reference_statistics=statistics, fcd=with_fcd, seed=seed)
+    return {**report, "reference": len(target), "train": len(known), "notes": notes}
+
+
+def _qm9_statistics() -> Any:
+    """Stored ChemNet statistics of the QM9 test set; None (they are then computed) where the file is missing."""
+    from sciflow.domains.molecules.metrics import qm9_test_statistics
+
+    try:
+        return qm9_test_statistics()
+    except UserError:
+        return None
+
+
+def _sidecar(path: str | Path) -> dict[str, Any]:
+    """Settings that `sciflow sample` wrote beside a file, or nothing."""
+    try:
+        content = json.loads(Path(f"{path}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""Distances between sets of samples (NumPy only; nothing heavy is imported here)."""

@@ -1,0 +1,123 @@
+"""Results of `sciflow.evaluate` as tables and report sections: ours, the floor of real data, published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sciflow.report import published
+from sciflow.report.html import Section, Table, histogram
+
+# key -> (name in tables, factor, unit)
+MOLECULE_METRICS: dict[str, tuple[str, float]] = {
+    "validity_without_correction": ("valid without correction [%]", 100),
+    "validity_without_correction_strict": ("same, of all samples [%]", 100),
+    "validity": ("valid after correction [%]", 100),
+    "connectivity": ("connected before correction [%]", 100),
+    "uniqueness": ("unique [%]", 100),
+    "novelty": ("not in the training set [%]", 100),
+    "nspdk_mmd": ("NSPDK MMD (lower is better)", 1),
+    "fcd": ("FCD (lower is better)", 1),
+    "mean_qed": ("mean QED", 1),
+    "mean_logp": ("mean logP", 1),
+    "mean_sa": ("mean SA score", 1),
+}
+FLOOR_NOTE = (
+    "Floor: what real data score in the place of the samples (as many random training molecules; for novelty and property means the "
+    "reference set). A figure at the floor cannot be told from real data by this metric."
+)
+
+
+def evaluation_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Sections for a page, whatever the domain."""
+    return graph_sections(report) if report["domain"] == "graphs" else molecule_sections(report)
+
+
+def evaluation_table(report: Mapping[str, Any]) -> Table:
+    """The main table, whatever the domain."""
+    return graph_table(report) if report["domain"] == "graphs" else molecule_table(report)
+
+
+def molecule_table(report: Mapping[str, Any]) -> Table:
+    """Metric, ours, standard error, floor, published columns."""
+    others = published.MOLECULES.get(report["reference_set"], {})
+    rows = []
+    for key, (name, factor) in MOLECULE_METRICS.items():
+        figure = report["metrics"].get(key)
+        if figure is None:
+            continue
+        ours = [_scaled(figure[part], factor) for part in ("value", "standard_error", "floor")]
+        rows.append([name, *ours, *(_scaled(column.get(key), factor) for column in others.values())])
+    notes = [f"{report['samples']} samples, {report['molecules']} molecules. {FLOOR_NOTE}"]
+    if others:
+        notes.append(published.MOLECULE_SOURCE)
+        notes.append("FCD falls with the number of samples: compare it with its floor, and with others only at equal numbers.")
+    return Table(["", "ours", "std. error", "floor", *others], rows, " ".join([*notes, *report.get("notes", [])]))
+
+
+def molecule_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Table, property histograms and the table of all samples."""
+    rows = [row for row in report["table"] if row["valid"]]
+    charts = [
+        histogram({"samples": [row[name] for row in rows]}, label)
+        for name, label in (("qed", "QED"), ("logp", "logP"), ("sa", "SA score (1 easy, 10 hard)"))
+    ]
+    columns = [name for name in report["table"][0] if name != "smiles"]
+    cells = [[i, row["smiles"] or "", *(row[name] for name in columns)] for i, row in enumerate(report["table"])]
+    every = Table(["sample", "smiles", *(name.replace("_", " ") for name in columns)], cells, text_columns=frozenset({1}))
+    return [
+        Section("Metrics", _against(report), molecule_table(report)),
+        Section("Properties", "Share of the valid samples.", figures=charts),
+        Section("All samples", table=every, folded=True),
+    ]
+
+
+def graph_table(report: Mapping[str, Any]) -> Table:
+    """Statistic, ours over groups, floor, published columns."""
+    others = published.GRAPHS.get(str(report["reference_set"]).lower(), {}) if report["kernel"] == "emd" else {}
+    groups, floor = report["groups"], report.get("floor", {}).get("subset", {})
+    rows = []
+    for key in report["mmd"]:
+        spread = groups["mmd"][key]
+        ours = [report["mmd"][key], spread["mean"], spread["se"], floor.get(key, {}).get("mean")]
+        rows.append([f"{key} MMD", *ours, *(column.get(key) for column in others.values())])
+    for key, name in SHARES.items():
+        if key in report:
+            reference = report["connected_reference"] if key == "connected" else None
+            rows.append([f"{name} [%]", 100 * report[key], None, None, _scaled(reference, 100), *[None] * len(others)])
+    note = (
+        f"{report['generated']} graphs against {report['reference']}; groups of {groups['size']} ({groups['count']} of them) as in the "
+        "published protocol. Floor: random training subsets of that size against the same reference."
+    )
+    columns = ["", "all graphs", "mean of groups", "std. error", "floor", *others]
+    return Table(columns, rows, f"{note} {published.GRAPH_SOURCE}" if others else note)
+
+
+SHARES = {
+    "connected": "connected",
+    "unique": "unique",
+    "novel": "not a copy of a training graph",
+    "valid": "valid",
+    "vun": "valid, unique and novel",
+}
+
+
+def graph_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Table, histograms of sizes, and the table of all graphs."""
+    rows: Sequence[Mapping[str, Any]] = report["table"]
+    charts = [histogram({"samples": [row[name] for row in rows]}, f"{name} per graph") for name in ("nodes", "edges")]
+    columns = list(rows[0])
+    every = Table(["graph", *columns], [[i, *(row[name] for name in columns)] for i, row in enumerate(rows)])
+    return [
+        Section("Metrics", _against(report), graph_table(report)),
+        Section("Sizes", figures=charts),
+        Section("All graphs", table=every, folded=True),
+    ]
+
+
+def _against(report: Mapping[str, Any]) -> str:
+    return f"Reference: {report['reference_set']}; training set: {report['train_set']}; protocol: {report['protocol']}."
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value

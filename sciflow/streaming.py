@@ -1,0 +1,146 @@
+"""Sampling to disk: shards as they are finished, resumable, one final file in the order of the sample indices.
+
+The work is cut into batches that are a function of (number, seed, batch size); each finished batch is one file
+`OUT.parts/batch-00042.safetensors`, written atomically. A restart does what is missing, and the final file does not depend
+on how often the run was interrupted, nor on how many processes shared the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sciflow
+from sciflow.core.errors import UserError
+from sciflow.model import Batch, Model, batches_by_size
+from sciflow.sampling import SamplingPlan
+
+
+class Job:
+    """A sampling run with its folder of parts.
+
+    Args:
+        model: The model.
+        out: Final file; its parts lie beside it in `OUT.parts`.
+        num: Number of samples.
+        seed: Seed of the run.
+        batch_size: Samples per batch.
+        plan: Sampling plan.
+        sizes: Numbers of nodes, one per sample; None draws them.
+
+    Raises:
+        UserError: The folder of parts belongs to a run with other settings, or `out` cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        out: Path,
+        num: int,
+        seed: int,
+        batch_size: int,
+        plan: SamplingPlan,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        if num < 1 or batch_size < 1:
+            raise UserError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+        self.model, self.out, self.seed, self.plan = model, Path(out), seed, plan
+        self.num, self.parts = num, Path(f"{out}.parts")
+        drawn = list(sizes) if sizes is not None else model.sizes(torch.arange(num), seed)
+        self.batches: list[Batch] = batches_by_size(drawn, batch_size)
+        self.settings = {
+            "model": model.spec.get("name", "unnamed"),
+            "sciflow": sciflow.__version__,
+            "num": num,
+            "seed": seed,
+            "batch_size": batch_size,
+            "steps": plan.steps,
+            "solvers": {name: type(solver).__name__ for name, solver in plan.solvers.items()},
+            "torch": torch.__version__,
+        }
+        fixed = json.dumps([self.settings, drawn, plan_digest(plan), weights_digest(model)], sort_keys=True)
+        self.fingerprint = hashlib.sha256(fixed.encode()).hexdigest()
+
+    def open(self) -> None:
+        """Create the folder of parts, or check that the one there belongs to this run."""
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to '{self.out.parent}': {error.strerror}; choose another --out") from error
+        note = self.parts / "run.json"
+        if note.exists():
+            if json.loads(note.read_text()).get("fingerprint") != self.fingerprint:
+                raise UserError(
+                    f"'{self.parts}' holds an unfinished run with other settings (model, seed, num, batch size, steps "
+                    "or solver); repeat that command, choose another --out, or delete the folder"
+                )
+            return
+        write_atomically(note, json.dumps({**self.settings, "fingerprint": self.fingerprint}, indent=1))
+
+    def path(self, number: int) -> Path:
+        """File of one batch."""
+        return self.parts / f"batch-{number:05d}.safetensors"
+
+    def missing(self) -> list[int]:
+        """Numbers of the batches that are not on disk yet."""
+        return [i for i in range(len(self.batches)) if not self.path(i).exists()]
+
+    def generate(self, number: int) -> None:
+        """Sample one batch and write it."""
+        from safetensors.torch import save_file
+
+        batch = self.batches[number]
+        state = self.model.generate(torch.tensor(batch.samples), self.seed, sizes=batch.sizes, plan=self.plan)
+        temporary = self.path(number).with_suffix(".tmp")
+        save_file({name: x.cpu().contiguous() for name, x in state.fields.items()}, temporary)
+        os.replace(temporary, self.path(number))
+
+    def objects(self) -> list[Any]:
+        """All samples decoded, in the order of their indices."""
+        from safetensors.torch import load_file
+
+        result: list[Any] = [None] * self.num
+        codec = self.model.codec
+        assert codec is not None
+        for number, batch in enumerate(self.batches):
+            state = codec.template(batch.sizes).put(**load_file(self.path(number)))
+            for i, item in zip(batch.samples, codec.to_objects(state), strict=True):
+                result[i] = item
+        return result
+
+    def finish(self, write: Callable[[Path, Sequence[Any], dict[str, Any]], None]) -> list[Any]:
+        """Decode, write the final file with `write(path, objects, settings)`, remove the parts; returns the objects."""
+        objects = self.objects()
+        write(self.out, objects, self.settings)
+        shutil.rmtree(self.parts)
+        return objects
+
+
+def plan_digest(plan: SamplingPlan) -> str:
+    """Text that changes with anything in the plan."""
+    from sciflow.core.config import to_config
+
+    return json.dumps(to_config(plan), sort_keys=True)
+
+
+def weights_digest(model: Model) -> str:
+    """Hash of the weights, so that parts of another checkpoint are not mixed in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.denoiser.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file in one step: readers see the old one or the new one."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
