@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import sciflow
+from sciflow.core.config import to_config
 from sciflow.core.errors import UserError
 from sciflow.model import Batch, Model, batches_by_size
 from sciflow.sampling import SamplingPlan
@@ -124,10 +125,9 @@ class Job:
 
 
 def plan_digest(plan: SamplingPlan) -> str:
-    """Text that changes with anything in the plan."""
-    from sciflow.core.config import to_config
-
-    return json.dumps(to_config(plan), sort_keys=True)
+    """Text that changes with anything in the plan, defaults filled in."""
+    parts = (plan.solvers, plan.correct, plan.grid, plan.steps, plan.n_correct, plan.final)
+    return json.dumps([to_config(part) for part in parts], sort_keys=True)
 
 
 def weights_digest(model: Model) -> str:

@@ -1,5 +1,7 @@
-"""Planted faults: processes, solvers, noise and samplers that are wrong in one place. tests/core/test_faults.py runs the
-statistic of a proof on each of them and demands that it fails; on the right code the same statistic must pass.
+"""Planted faults: processes, solvers, noise and samplers that are wrong in one place.
+
+tests/core/test_faults.py runs the statistic of a proof on each of them and demands that it fails; on the right code the
+same statistic must pass.
 """
 
 from __future__ import annotations
@@ -10,9 +12,8 @@ import torch
 
 from sciflow.core.kernels import Categorical, Dirac
 from sciflow.core.noise import Draws, Fresh, Move, Noise
-from sciflow.core.sampler import Sampler
 from sciflow.core.schedules import VP
-from sciflow.core.solver import Query
+from sciflow.core.solver import Query, Solver
 from sciflow.core.state import Layout
 from sciflow.processes.anchored import Anchored
 from sciflow.processes.bridge import Bridge
@@ -237,13 +238,11 @@ class SharedNoise(Fresh):
         return super().normal(like[:1], layout).expand_as(like)
 
 
-class EagerSampler(Sampler):
-    """Corrects each field on its own, in turn, within the move: no barrier."""
+class PredictorCorrector(Solver):
+    """Corrector and predictor in one solver: no barrier, so the other fields are already at s when it predicts."""
 
-    def _move(self, state, move, t, s, denoise, noise, memory):
-        solvers, correct = self.solvers, self.correct
-        for name, solver in solvers.items():
-            if name in correct:
-                state, _ = self._stage({name: correct[name]}, state, move._replace(phase=1), t, t, denoise, noise, {})
-            state, kernels = self._stage({name: solver}, state, move, t, s, denoise, noise, memory)
-        return state, kernels
+    needs = Langevin.needs | EulerMaruyama.needs
+
+    def step(self, process, x, t, s, layout, memory, draws):
+        kernel, _ = yield from Langevin().step(process, x, t, t, layout, None, draws)
+        return (yield from EulerMaruyama().step(process, kernel.sample(draws), t, s, layout, memory, draws))

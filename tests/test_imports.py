@@ -135,7 +135,7 @@ def python(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.perf_counter() - start
 
 
-@pytest.mark.parametrize("packages", [(), ("core",), ("core", *METHODS, "networks")], ids=["bare", "core", "methods"])
+@pytest.mark.parametrize("packages", [(), ("core", *METHODS, "networks")], ids=["bare", "methods"])
 def test_import_is_light(packages: tuple[str, ...]):
     script = f"""
 import importlib.util, json, pkgutil, sys, time

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -66,3 +70,24 @@ def test_documented_pages_exist():
     """Every page of the navigation exists, and every page stands in the navigation."""
     navigation = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
     assert navigation == {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
+
+
+def documented_commands() -> list[str]:
+    """Every line `sciflow ...` in the bash blocks of README.md and docs/."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    blocks = [b for p in pages if p.is_file() for b in re.findall(r"```bash\n(.*?)```", p.read_text(), re.DOTALL)]
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+    return sorted({m[0] for line in lines if (m := re.search(r"\bsciflow [a-z]+( [^#&|]*)?", line))})
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_parse(command: str):
+    """The options exist (commands of Lightning are not parsed here, only named)."""
+    from sciflow.cli.main import COMMANDS, LIGHTNING
+
+    _, name, *words = shlex.split(command)
+    assert name in COMMANDS
+    if name not in LIGHTNING:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(f"sciflow.cli.{name}").add_arguments(parser)
+        parser.parse_args(words)

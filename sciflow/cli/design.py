@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     model.spec.setdefault("name", Path(arguments.model).stem)
     result = design(model, reward, arguments)
-    write_molecules(arguments.out, result.molecules, result.table)
+    write_molecules(arguments.out, result.molecules)
     settings = run_settings(model, arguments)
     write_json(f"{arguments.out}.json", {**settings, "summary": result.summary})
     print(design_table(result).text())

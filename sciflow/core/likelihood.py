@@ -1,8 +1,8 @@
 r"""Likelihoods: of the probability flow (Song et al. 2021, appendix D.2) and the variational bound from kernels.
 
 Along dx/dt = u(x, t) the density obeys d log p/dt = -div u, so log p_0(x) = log p_1(x_1) + int_0^1 div u dt. The pair
-(x, log p) is integrated by the classical Runge-Kutta method. The divergence is exact (one Jacobian-vector product per
-coordinate) or Skilling-Hutchinson: E[v . J v] over Rademacher v, one product per probe.
+(x, log p) is integrated by the classical Runge-Kutta method. The divergence is exact (one backward pass per coordinate) or
+Skilling-Hutchinson: E[v . J v] over Rademacher v, one backward pass per probe.
 
 Divergences count the free coordinates of the space: pairs once for symmetric matrices, no centre of mass.
 
@@ -52,7 +52,7 @@ class _Direction(Draws):
 
 
 class ExactDivergence(Divergence):
-    """Trace of the Jacobian, one forward-mode product per coordinate.
+    """Trace of the Jacobian, one row (backward pass) per coordinate.
 
     For dense fields only: sample i's velocity may depend on sample i alone.
     """
@@ -63,15 +63,17 @@ class ExactDivergence(Divergence):
         """Sum of e_i . J P e_i over the coordinates, P the projection to tangent vectors."""
         if layout.index is not None:
             raise UserError("the exact divergence needs a dense field; use Hutchinson for ragged ones")
-        flat = x.reshape(x.shape[0], -1)
-        value, total = field(x), x.new_zeros(x.shape[0])
-        for i in range(flat.shape[1]):
-            direction = torch.zeros_like(flat)
-            direction[:, i] = 1
-            tangent = space.noise(x, layout, _Direction(direction.reshape(x.shape)))
-            product = torch.func.jvp(field, (x,), (tangent,))[1]
-            total = total + product.reshape(x.shape[0], -1)[:, i]
-        return value, total
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            value = field(leaf)
+            columns, total = value.reshape(len(x), -1), x.new_zeros(len(x))
+            for i in range(columns.shape[1]):
+                unit = torch.zeros_like(columns)
+                unit[:, i] = 1
+                tangent = space.noise(x, layout, _Direction(unit.reshape(x.shape)))
+                (row,) = torch.autograd.grad(columns[:, i].sum(), leaf, retain_graph=True)
+                total = total + (row * tangent).reshape(len(x), -1).sum(1)
+        return value.detach(), total
 
 
 class Hutchinson(Divergence):
@@ -86,13 +88,16 @@ class Hutchinson(Divergence):
         self, field: Field, x: Tensor, space: Euclidean, layout: Layout, draws: Draws
     ) -> tuple[Tensor, Tensor]:
         """Mean of v . J v."""
-        value, total = field(x), x.new_zeros(layout.batch)
-        for _ in range(self.probes):
-            signs = (draws.uniform(x, layout) < 0.5).to(x) * 2 - 1
-            probe = space.noise(x, layout, _Direction(signs))
-            product = torch.func.jvp(field, (x,), (probe,))[1]
-            total = total + space.reduce(probe * product, layout)
-        return value, total / self.probes
+        total = x.new_zeros(layout.batch)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            value = field(leaf)
+            for _ in range(self.probes):
+                signs = (draws.uniform(x, layout) < 0.5).to(x) * 2 - 1
+                probe = space.noise(x, layout, _Direction(signs))
+                (row,) = torch.autograd.grad(space.reduce(probe * value, layout).sum(), leaf, retain_graph=True)
+                total = total + layout.per_sample(row * probe)
+        return value.detach(), total / self.probes
 
 
 def flow_log_prob(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class Table(NamedTuple):
             for row in lines
         ]
         body.insert(1, "-" * len(body[0]))
-        return "\n".join([*(line.rstrip() for line in body), *([self.note] if self.note else [])])
+        return "\n".join([*(line.rstrip() for line in body), *textwrap.wrap(self.note, 110)])
 
 
 class Section(NamedTuple):
@@ -120,7 +121,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section], settings: Mappi
 
 
 def shown(value: Any) -> str:
-    """A cell: text as it is, numbers with 3 to 4 significant digits, None and NaN as a dash."""
+    """A cell: text as it is, numbers with about 3 significant digits, None and NaN as a dash."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -128,7 +129,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
     return str(value)
 
 

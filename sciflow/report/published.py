@@ -7,7 +7,7 @@ Molecules: 10 000 samples. Generic graphs: as many graphs as the test set holds,
 from __future__ import annotations
 
 MOLECULE_SOURCE = (
-    "Published columns: GDSS, EDP-GNN, GraphAF from Jo et al., ICML 2022; DiGress and GruM as tabled by Jo et al. 2024 (GruM); 10 000 "
+    "Published columns: GDSS and EDP-GNN from Jo et al., ICML 2022; DiGress and GruM as tabled by Jo et al. 2024 (GruM); 10 000 "
     "molecules each, quoted from memory of the papers."
 )
 GRAPH_SOURCE = "Published columns: GDSS, EDP-GNN, GraphRNN as in Jo et al., ICML 2022, quoted from memory of the paper."

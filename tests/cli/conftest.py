@@ -36,7 +36,7 @@ def tiny_model(tmp_path_factory) -> Path:
         "adj": GaussianProcess(VE(0.1, 1.0), SymmetricMatrix(), kind="score"),
     }
     plan = SamplingPlan({"x": Ancestral(), "adj": Ancestral()}, steps=4)
-    codec = GDSSMoleculeCodec(["C", "N", "O", "F"], 6, [0, 0, 0, 1, 2, 3, 4])
+    codec = GDSSMoleculeCodec(["C", "N", "O", "F"], 6)
     spec = {"name": "tiny", "domain": "molecules", "sizes": {"3": 1, "4": 2, "5": 3, "6": 4}}
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     Model(processes, network, plan, codec, spec).save(path)

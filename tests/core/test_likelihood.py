@@ -49,21 +49,23 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("space, layout, shape", FIELDS.values(), ids=FIELDS.keys())
-@pytest.mark.parametrize("divergence", [ExactDivergence(), Hutchinson()], ids=["exact", "hutchinson"])
-def test_flow_density_on_every_space(space, layout, shape, divergence):
+@pytest.mark.parametrize(
+    "field, divergence",
+    [(field, ExactDivergence()) for field in FIELDS] + [(f, Hutchinson()) for f in FIELDS if f != "zero_com"],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_flow_density_on_every_space(field, divergence):
     """log p of N(0, 0.25) on the FREE coordinates. The Jacobian is a multiple of the projection.
 
-    Rademacher probes are exact for diagonal Jacobians; on zero-mean configurations the projection is not diagonal.
+    One Rademacher probe is exact for diagonal Jacobians; the projection to zero-mean configurations is not diagonal.
     """
+    space, layout, shape = FIELDS[field]
     process = GaussianProcess(VP(), space, "data")
     x = space.project(normal(*shape), layout)
     truth = Gaussian(torch.zeros_like(x), 0.5 * ONE, space, layout).log_prob(x)
     variance = process.schedule.alpha(ONE) ** 2 * 0.25 + process.schedule.variance(ONE)
     end = Gaussian(torch.zeros_like(x), variance.sqrt(), space, layout)
     state = State({"x": x}, {"x": layout})
-    if isinstance(divergence, Hutchinson) and isinstance(space, ZeroCoM):
-        pytest.skip("random there; see test_hutchinson_is_unbiased")
     got = flow_log_prob(
         state, process, oracle(process, 0.0, 0.25), Fresh(0), steps=50, divergence=divergence, prior=end
     )
@@ -87,7 +89,7 @@ MATRIX = normal(5, 5, seed=8)
 
 @pytest.mark.parametrize("space", [Euclidean(), ZeroCoM(), SymmetricMatrix()], ids=lambda space: type(space).__name__)
 def test_hutchinson_is_unbiased(space):
-    """Linear field J x: the mean of 4000 probes is the exact divergence; z test, false-alarm rate 1e-5 per space.
+    """Linear field J x: the mean of 1000 probes is the exact divergence; z test, false-alarm rate 1e-5 per space.
 
     The exact one is the trace over the free coordinates, computed here without `ExactDivergence`.
     """
@@ -115,8 +117,8 @@ def test_hutchinson_is_unbiased(space):
     torch.testing.assert_close(value, field(x))
     assert float(exact) == pytest.approx(truth, abs=1e-12)
     draws = Fresh(2)
-    probes = torch.cat([Hutchinson()(field, x, space, Layout(1), draws)[1] for _ in range(2000)])
-    assert abs(float(probes.mean()) - truth) < 4.42 * float(probes.std()) / math.sqrt(2000)
+    probes = torch.cat([Hutchinson()(field, x, space, Layout(1), draws)[1] for _ in range(1000)])
+    assert abs(float(probes.mean()) - truth) < 4.42 * float(probes.std()) / math.sqrt(1000)
     assert float(probes.std()) > 0.1
 
 
@@ -182,10 +184,9 @@ def test_gaussian_bound_has_its_closed_form_and_converges(steps):
     expected = expected_bound(schedule, grid.points(steps), mean, spread)
     assert abs(float(got.mean()) - expected) < 4.42 * float(got.std()) / math.sqrt(4000)
     minus_entropy = -0.5 * math.log(2 * math.pi * math.e * spread)
-    assert expected < minus_entropy
-    if steps == 200:
-        assert expected > minus_entropy - 0.05
-        assert abs(float(got.mean()) - minus_entropy) < 0.05 + 4.42 * float(got.std()) / math.sqrt(4000)
+    gaps = [minus_entropy - expected_bound(schedule, grid.points(n), mean, spread) for n in (steps, 2000, 4000)]
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    assert gaps[2] < 0.02 and abs(gaps[1] / gaps[2] - 2) < 0.1  # first order in the length of a move
 
 
 TABLE = torch.tensor([[0.30, 0.02, 0.05], [0.03, 0.25, 0.02], [0.08, 0.05, 0.20]], dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 Continuous processes have Gaussian oracles. For each pair (1) the exact law of the discretised chain (stats.chain_law)
 must approach the true law as the moves get finer, at the declared order, and (2) a simulation must have the law of the
-chain, at few moves. Discrete processes: the transition matrices of the moves, by enumeration, take the place of the law.
+chain, at few moves. Discrete processes: the moves' transition matrices, by enumeration, take the place of the law.
 A new process or solver enters by itself, or fails here with a request for a case.
 """
 
@@ -304,7 +304,7 @@ def test_masked_pair_law_approaches_the_truth(cls):
 
 @pytest.mark.parametrize("cls", [c for p, c in ALLOWED if p == "Masked" and c.__name__ != "Gillespie"], ids=label)
 def test_masked_to_clock_zero_leaves_no_mask(cls):
-    """The last move ends at t = 0 exactly, where 1 - alpha = 0. Tau-leaping leaves e^-1 of what was masked before it."""
+    """The last move ends at t = 0 exactly. Tau-leaping leaves e^-1 of what was still masked before it."""
     law = pair_law(build(cls), 8, Uniform(1.0, 0.0)).reshape(4, 4)
     masked = float(law[3].sum() + law[:3, 3].sum())
     assert masked < 1e-12 or cls.__name__ == "TauLeap" and masked < 2 / 8

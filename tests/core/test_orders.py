@@ -1,7 +1,8 @@
 """Declared orders of convergence, measured on the two finest levels, without sampling error.
 
-Deterministic solvers: exact flow map of Gaussian data, x_s = m_s + (x_t - m_t) sqrt(V_s/V_t). Euler-Maruyama: strong error on
-one Brownian path seen at several resolutions. The other stochastic solvers: the variance of the exact chain law (weak order).
+Deterministic solvers: exact flow map of Gaussian data, x_s = m_s + (x_t - m_t) sqrt(V_s/V_t). Euler-Maruyama: strong
+error on one Brownian path seen at several resolutions. The other stochastic solvers: the variance of the exact chain
+law (weak order).
 """
 
 from __future__ import annotations
@@ -52,18 +53,16 @@ def test_deterministic_order(name, solver, grid):
         "log-SNR": LogSNR(schedule, FLOW_START, FLOW_END),
         "alternating": Alternating(schedule, FLOW_START, FLOW_END),
     }
-    measured = flow_order(
-        GaussianProcess(schedule, kind="noise"),
-        solver,
-        grids[grid],
-        (512, 1024) if grid == "alternating" else (128, 256),
-    )
+    levels = (64, 128)
+    if isinstance(solver, DPMpp2M):  # its asymptotic range begins later
+        levels = (512, 1024) if grid == "alternating" else (128, 256)
+    measured = flow_order(GaussianProcess(schedule, kind="noise"), solver, grids[grid], levels)
     assert abs(measured - solver.order) < TOLERANCE, measured
 
 
 @pytest.mark.parametrize("inner", [EulerODE(), Heun()], ids=lambda s: type(s).__name__)
 def test_adaptive_meets_its_tolerance(inner):
-    """The error falls with the tolerance and stays below 20 times it, with the evaluations of a sane controller."""
+    """The error falls with the tolerance and stays below 20 times it."""
     process = GaussianProcess(schedules.VP(), kind="score")
     errors = [
         flow_error(process, Adaptive(inner, tolerance), Uniform(FLOW_START, FLOW_END), 1) for tolerance in (1e-2, 1e-3)

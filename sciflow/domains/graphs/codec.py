@@ -10,7 +10,7 @@ Real nodes come first, padding is zero, the diagonal of ``adj`` is zero and mask
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sciflow.core.config import Configurable
+from sciflow.core.codec import Codec
 from sciflow.core.errors import UserError
 from sciflow.core.state import Layout, State
 
 
-def size_counts(graphs: Sequence[nx.Graph]) -> list[int]:
-    """How many graphs have 0, 1, .., max nodes.
+def largest(graphs: Sequence[nx.Graph]) -> int:
+    """Largest number of nodes.
 
     Raises:
         UserError: No graphs, or one without nodes.
@@ -34,28 +34,22 @@ def size_counts(graphs: Sequence[nx.Graph]) -> list[int]:
     sizes = [len(graph) for graph in graphs]
     if not sizes or min(sizes) == 0:
         raise UserError(f"got {len(sizes)} graphs, {sizes.count(0)} of them without nodes; expected graphs with nodes")
-    return np.bincount(sizes).tolist()
+    return max(sizes)
 
 
-class GraphCodec(Configurable, ABC):
+class GraphCodec(Codec):
     """What both representations share: sizes, padding, masks and the way back to networkx.
 
     Args:
         max_nodes: Largest number of nodes.
-        size_counts: How many training graphs have 0, 1, .., max_nodes nodes; None: all have max_nodes.
         drop_isolated: Remove isolated nodes when decoding, as the published protocol does (a graph without edges
             becomes a single node).
     """
 
-    def __init__(self, max_nodes: int, size_counts: list[int] | None = None, drop_isolated: bool = True) -> None:
-        counts = [0] * max_nodes + [1] if size_counts is None else [int(count) for count in size_counts]
-        if len(counts) != max_nodes + 1 or counts[0] != 0 or sum(counts) == 0 or min(counts) < 0:
-            raise UserError(
-                f"size_counts: got {len(counts)} numbers for max_nodes={max_nodes}, expected {max_nodes + 1} "
-                "(graphs with 0, 1, .., max_nodes nodes, the first 0, not all 0)"
-            )
+    def __init__(self, max_nodes: int, drop_isolated: bool = True) -> None:
+        if max_nodes < 1:
+            raise UserError(f"max_nodes must be at least 1, got {max_nodes}")
         self.max_nodes = max_nodes
-        self.size_counts = counts
         self.drop_isolated = drop_isolated
 
     @abstractmethod
@@ -65,15 +59,6 @@ class GraphCodec(Configurable, ABC):
     @abstractmethod
     def _classes(self, state: State) -> tuple[Tensor, Tensor | None]:
         """Edge classes (B, N, N), 0 for no edge, and node labels (B, N) or None, from generated tensors."""
-
-    def draw_sizes(self, count: int, seed: int, start: int = 0) -> list[int]:
-        """Node counts of the samples ``start .. start + count - 1``; each depends on (seed, its index) only."""
-        cumulative = np.cumsum(self.size_counts) / sum(self.size_counts)
-        uniform = [
-            np.random.Generator(np.random.Philox(key=[seed % 2**64, index])).random()
-            for index in range(start, start + count)
-        ]
-        return np.searchsorted(cumulative, uniform, side="right").tolist()
 
     def template(self, sizes: Sequence[int]) -> State:
         """A state of zeros with the layouts of graphs of the given sizes, padded to the largest of them."""
@@ -165,21 +150,17 @@ class DegreeGraphCodec(GraphCodec):
     Args:
         max_nodes: Largest number of nodes.
         degree_classes: F, number of degree classes 0 .. F-1; larger degrees fall into the last one.
-        size_counts: How many training graphs have 0, 1, .., max_nodes nodes; None: all have max_nodes.
         drop_isolated: Remove isolated nodes when decoding (published protocol).
     """
 
-    def __init__(
-        self, max_nodes: int, degree_classes: int, size_counts: list[int] | None = None, drop_isolated: bool = True
-    ) -> None:
-        super().__init__(max_nodes, size_counts, drop_isolated)
+    def __init__(self, max_nodes: int, degree_classes: int, drop_isolated: bool = True) -> None:
+        super().__init__(max_nodes, drop_isolated)
         self.degree_classes = degree_classes
 
     @classmethod
     def infer(cls, graphs: Sequence[nx.Graph]) -> DegreeGraphCodec:
-        """The codec of a training set: degree classes 0 .. largest degree, histogram of sizes."""
-        counts = size_counts(graphs)
-        return cls(len(counts) - 1, max(degree for graph in graphs for _, degree in graph.degree()) + 1, counts)
+        """The codec of a training set: largest graph, degree classes 0 .. largest degree."""
+        return cls(largest(graphs), max(degree for graph in graphs for _, degree in graph.degree()) + 1)
 
     def _tensors(self, edges: Tensor, labels: Tensor, node: Tensor, pair: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         degree = edges.sum(2).clamp(max=self.degree_classes - 1)
@@ -199,7 +180,6 @@ class OneHotGraphCodec(GraphCodec):
             ``label`` must be an integer in 1 .. K-1.
         node_classes: F, the node attribute ``label`` must be an integer in 0 .. F-1; 0: nodes are unlabelled and there
             is no field ``x``.
-        size_counts: How many training graphs have 0, 1, .., max_nodes nodes; None: all have max_nodes.
         drop_isolated: Remove isolated nodes when decoding.
     """
 
@@ -208,10 +188,9 @@ class OneHotGraphCodec(GraphCodec):
         max_nodes: int,
         edge_classes: int = 2,
         node_classes: int = 0,
-        size_counts: list[int] | None = None,
         drop_isolated: bool = False,
     ) -> None:
-        super().__init__(max_nodes, size_counts, drop_isolated)
+        super().__init__(max_nodes, drop_isolated)
         if edge_classes < 2 or node_classes < 0 or node_classes == 1:
             raise UserError(
                 f"got edge_classes={edge_classes}, node_classes={node_classes}; expected edge_classes >= 2 and "
@@ -221,13 +200,12 @@ class OneHotGraphCodec(GraphCodec):
 
     @classmethod
     def infer(cls, graphs: Sequence[nx.Graph]) -> OneHotGraphCodec:
-        """The codec of a training set: labels count if every node (edge) has an integer one; histogram of sizes."""
-        counts = size_counts(graphs)
+        """The codec of a training set: labels count if every node (edge) has an integer one."""
         nodes: list[Any] = [data.get("label") for graph in graphs for _, data in graph.nodes(data=True)]
         edges: list[Any] = [data.get("label") for graph in graphs for _, _, data in graph.edges(data=True)]
         node_classes = int(max(nodes)) + 1 if _all_integers(nodes) else 0
         edge_classes = int(max(edges)) + 1 if _all_integers(edges) and min(edges) >= 1 else 2
-        return cls(len(counts) - 1, max(edge_classes, 2), 0 if node_classes == 1 else node_classes, counts)
+        return cls(largest(graphs), max(edge_classes, 2), 0 if node_classes == 1 else node_classes)
 
     def _edge_class(self, data: dict[str, Any]) -> int:
         return 1 if self.edge_classes == 2 else _checked(data.get("label"), "edge", 1, self.edge_classes - 1)

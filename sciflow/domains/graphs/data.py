@@ -18,7 +18,6 @@ import numpy as np
 
 from sciflow.core.errors import UserError
 from sciflow.data import DATASETS, resolve
-from sciflow.domains.graphs.codec import size_counts
 from sciflow.domains.graphs.files import GraphFile, read_graphs
 from sciflow.domains.graphs.generators import GENERATORS
 
@@ -59,8 +58,7 @@ def graph_dataset(
 
     Returns:
         (train, val, test, info); info is plain JSON: ``source``, ``split`` ("stored" or "random"), ``skipped``,
-        ``max_nodes`` and ``max_degree`` over all graphs, ``size_counts`` (how many training graphs have 0, 1, ..
-        nodes).
+        ``max_nodes`` and ``max_degree`` over all graphs.
     """
     if not (0 <= val_fraction < 1 and 0 <= test_fraction < 1):
         raise UserError(f"shares must lie in [0, 1): got val_fraction={val_fraction}, test_fraction={test_fraction}")
@@ -83,6 +81,5 @@ def graph_dataset(
         "skipped": skipped,
         "max_nodes": max(len(graph) for graph in graphs),
         "max_degree": max(degree for graph in graphs for _, degree in graph.degree()),
-        "size_counts": size_counts([graphs[i] for i in train]),
     }
     return [graphs[i] for i in train], [graphs[i] for i in val], [graphs[i] for i in test], info

@@ -71,9 +71,17 @@ class DesignResult:
 
     @property
     def molecules(self) -> list[Chem.Mol | None]:
-        """The designs in the order of the table."""
+        """The designs in the order of the table, with sample, reward and the properties as tags for SDF and CSV files."""
         by_sample = dict(zip(self.chosen.samples.tolist(), self.chosen.records, strict=True))
-        return [by_sample[row["sample"]].molecule for row in self.table]
+        return [_tagged(by_sample[row["sample"]].marked(), row) for row in self.table]
+
+
+def _tagged(molecule: Chem.Mol | None, row: dict[str, Any]) -> Chem.Mol | None:
+    if molecule is not None:
+        molecule.SetIntProp("sample", row["sample"])
+        for name in ("reward", *PROPERTIES):
+            molecule.SetDoubleProp(name, float(row[name]))
+    return molecule
 
 
 def design_molecules(
@@ -155,7 +163,7 @@ class _Runner:
 
         hooks: list[Hook] = [] if guide is None else [guide(value)]
         rows = max(hook.candidates for hook in [meter, *hooks])
-        self.guidance = type(hooks[0]).__name__.lower() if hooks else ""
+        self.guidance = type(hooks[0]).__name__.lower() if hooks else self.guidance
         sizes = self.model.sizes(torch.arange(samples.stop), self.seed)
         order = sorted(samples, key=lambda i: (sizes[i], i))  # similar sizes together: little padding
         records: dict[int, DecodedMolecule] = {}

@@ -12,7 +12,7 @@ import torch
 from sciflow.core.config import from_config, to_config
 from sciflow.core.errors import UserError
 from sciflow.core.state import Layout, State
-from sciflow.domains.graphs.codec import DegreeGraphCodec, OneHotGraphCodec, size_counts
+from sciflow.domains.graphs.codec import DegreeGraphCodec, OneHotGraphCodec, largest
 
 
 @pytest.fixture
@@ -137,17 +137,6 @@ def test_a_codec_survives_the_checkpoint(graphs):
         assert type(again) is type(codec) and vars(again) == vars(codec)
 
 
-def test_sizes_are_drawn_per_sample_from_the_histogram():
-    """Chi-square with 2 degrees of freedom; 25 is exceeded with probability 3.7e-6."""
-    codec = DegreeGraphCodec(6, 3, [0, 0, 0, 5, 0, 3, 2])
-    sizes = codec.draw_sizes(4000, seed=3)
-    assert sizes[1000:1010] == codec.draw_sizes(10, seed=3, start=1000)
-    assert sizes != codec.draw_sizes(4000, seed=4)
-    observed = np.bincount(sizes, minlength=7)[[3, 5, 6]]
-    expected = np.array([2000, 1200, 800])
-    assert observed.sum() == 4000 and ((observed - expected) ** 2 / expected).sum() < 25
-
-
 def test_errors_say_what_is_wrong():
     codec = DegreeGraphCodec(4, 3)
     with pytest.raises(UserError, match="5 to 5 nodes.*1 to 4"):
@@ -156,13 +145,13 @@ def test_errors_say_what_is_wrong():
         codec.to_state([])
     with pytest.raises(UserError, match="0 to 2 nodes"):
         codec.template([0, 2])
-    with pytest.raises(UserError, match="size_counts: got 2 numbers"):
-        DegreeGraphCodec(4, 3, [0, 1])
+    with pytest.raises(UserError, match="max_nodes must be at least 1"):
+        DegreeGraphCodec(0, 3)
     with pytest.raises(UserError, match="node label: got 'C'"):
         graph = nx.path_graph(2)
         nx.set_node_attributes(graph, "C", "label")
         OneHotGraphCodec(4, node_classes=2).to_state([graph])
     with pytest.raises(UserError, match="without nodes"):
-        size_counts([nx.Graph()])
+        largest([nx.Graph()])
     with pytest.raises(UserError, match="edge_classes=1"):
         OneHotGraphCodec(4, edge_classes=1)

@@ -1,0 +1,77 @@
+"""`sciflow fit` from the command line: own data, kill -9 and resumption, readable mistakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toy import write_config
+
+from sciflow.model import load
+
+pytestmark = pytest.mark.slow  # every fit is a process of its own that imports Lightning
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "OMP_NUM_THREADS": "1"}
+
+
+def command(folder: Path, *words: str, run: str = "run") -> list[str]:
+    config = write_config(folder)
+    version = ["--trainer.logger.init_args.name", run, "--trainer.logger.init_args.version", "0"]
+    return [sys.executable, "-m", "sciflow", "fit", "--config", str(config), *version, *words]
+
+
+def fit(folder: Path, *words: str, run: str = "run") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(folder, *words, run=run), env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_killed_run_resumes_to_the_same_weights(tmp_path) -> None:
+    """kill -9 after some epochs, restart from last.ckpt: final weights equal those of an uninterrupted run, bit for bit."""
+    epochs = ["--trainer.max_epochs", "60"]
+    assert fit(tmp_path, *epochs, run="whole").returncode == 0
+    last = tmp_path / "cut/version_0/checkpoints/last.ckpt"
+    process = subprocess.Popen(command(tmp_path, *epochs, run="cut"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while not last.exists():
+        time.sleep(0.05)
+        assert process.poll() is None, "the run ended before its first checkpoint"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = torch.load(last, weights_only=True)["epoch"]
+    assert reached < 59, "the run was over before it was killed"
+    assert fit(tmp_path, *epochs, "--ckpt_path", str(last), run="cut").returncode == 0
+    whole, cut = (
+        torch.load(tmp_path / run / "version_0/checkpoints/last.ckpt", weights_only=True) for run in ("whole", "cut")
+    )
+    assert cut["epoch"] == whole["epoch"] == 59
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(whole[part][name], cut[part][name]) for name in whole[part])
+
+
+def test_own_csv_gives_a_model_that_samples(tmp_path) -> None:
+    """A CSV with a SMILES column: vocabulary and sizes are inferred and stored; config and seed are saved."""
+    result = fit(tmp_path, "--trainer.max_epochs", "1")
+    assert result.returncode == 0, result.stderr
+    model = load(tmp_path / "run/version_0/checkpoints/last.ckpt")
+    assert model.codec.atoms == ["C", "N", "O"] and model.spec["data"]["skipped"] == 1
+    assert len(model.sample(4)) == 4
+    assert "seed_everything: 3" in (tmp_path / "run/version_0/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.init_args.source", "no/such.csv"], "no/such.csv"),
+        (["--model.init_args.sampling.init_args.stepz", "3"], "stepz"),
+    ],
+)
+def test_mistakes_end_with_code_2(tmp_path, words, message) -> None:
+    result = fit(tmp_path, *words)
+    assert result.returncode == 2
+    assert message in result.stderr

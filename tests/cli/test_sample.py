@@ -1,0 +1,113 @@
+"""`sciflow sample`: resumable, independent of batches and processes, one-line errors with exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy import toy_model
+
+from sciflow.cli.main import main
+from sciflow.model import load
+from sciflow.streaming import Job
+
+
+@pytest.fixture
+def model_file(tmp_path) -> Path:
+    path = tmp_path / "toy.safetensors"
+    toy_model().save(path)
+    return path
+
+
+def sample(*words: object) -> int:
+    return main(["sample", *map(str, words)])
+
+
+def test_interrupted_run_resumes_to_the_same_bytes(model_file, tmp_path, capsys) -> None:
+    assert sample(model_file, "--num", 20, "--out", tmp_path / "whole.smi", "--batch-size", 4) == 0
+    model = load(model_file)
+    job = Job(model, tmp_path / "cut.smi", 20, 0, 4, model.sampling)
+    job.open()
+    for number in job.missing()[:3]:  # 60 % of the batches, then the process dies
+        job.generate(number)
+    (job.parts / "batch-00003.tmp").write_bytes(b"half a file")
+    assert sample(model_file, "--num", 20, "--out", tmp_path / "cut.smi", "--batch-size", 4) == 0
+    assert "3 of 5 batches are on disk" in capsys.readouterr().out
+    assert (tmp_path / "cut.smi").read_bytes() == (tmp_path / "whole.smi").read_bytes()
+    assert not job.parts.exists()
+
+
+def test_samples_do_not_depend_on_batch_size(model_file, tmp_path) -> None:
+    for size in (1, 7, 20):
+        assert sample(model_file, "--num", 20, "--out", tmp_path / f"{size}.smi", "--batch-size", size) == 0
+    assert (tmp_path / "1.smi").read_text() == (tmp_path / "7.smi").read_text() == (tmp_path / "20.smi").read_text()
+
+
+def test_other_settings_are_not_mixed_into_an_unfinished_run(model_file, tmp_path, capsys) -> None:
+    model = load(model_file)
+    job = Job(model, tmp_path / "a.smi", 20, 0, 4, model.sampling)
+    job.open()
+    job.generate(0)
+    assert sample(model_file, "--num", 20, "--out", tmp_path / "a.smi", "--batch-size", 4, "--seed", 1) == 2
+    assert "unfinished run with other settings" in capsys.readouterr().err
+    assert job.path(0).exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_set_as_one(model_file, tmp_path) -> None:
+    """Lightning's distributed predict over gloo on two CPU processes."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "sciflow", "sample", model_file, "--num", 30, "--batch-size", 4]
+        command += ["--out", tmp_path / f"{devices}.smi", "--devices", devices]
+        subprocess.run(list(map(str, command)), check=True, env=environment, timeout=240)
+    assert (tmp_path / "1.smi").read_bytes() == (tmp_path / "2.smi").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.ckpt", "--num", "3", "--out", "OUT/a.smi"], "no model file 'missing.ckpt'"),
+        (["MODEL", "--num", "0", "--out", "OUT/a.smi"], "must be at least 1"),
+        (["MODEL", "--num", "3", "--out", "OUT/a.xyz"], "expected one of the endings .smi"),
+        (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--solver", "Rk45"], "unknown solver 'Rk45'; expected one of"),
+        (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--solver", "Gillespie"], "solvers that fit: Adaptive"),
+        (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--steps", "0"], "steps must be at least 1"),
+        (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--sizes", "9"], "expected numbers from 1 to max_nodes=4"),
+        (["MODEL", "--num", "3", "--out", "/proc/none/a.smi"], "cannot write"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_code_2(model_file, tmp_path, capsys, words, message) -> None:
+    places = {"MODEL": str(model_file)}
+    assert sample(*[places.get(w, w.replace("OUT", str(tmp_path))) for w in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_truncated_model_file(model_file, tmp_path, capsys) -> None:
+    model_file.write_bytes(model_file.read_bytes()[:-100])
+    assert sample(model_file, "--num", 3, "--out", tmp_path / "a.smi") == 2
+    assert "as a sciflow model" in capsys.readouterr().err
+
+
+def test_model_files_round_trip(tmp_path) -> None:
+    """Weights, configuration and samples survive; bfloat16 storage changes weights by less than its precision."""
+    model = toy_model()
+    model.save(tmp_path / "full.safetensors")
+    model.save(tmp_path / "half.safetensors", torch.bfloat16)
+    again, half = load(tmp_path / "full.safetensors"), load(tmp_path / "half.safetensors")
+    assert again.config() == model.config()
+    for name, value in model.denoiser.state_dict().items():
+        assert torch.equal(value, again.denoiser.state_dict()[name])
+        assert torch.allclose(value.float(), half.denoiser.state_dict()[name].float(), rtol=2**-8)
+    state = [m.sample_state(5, seed=3)["adj"] for m in (model, again)]
+    assert torch.equal(*state)
+
+
+def test_unknown_command(capsys) -> None:
+    assert main(["smaple"]) == 2
+    assert "unknown command 'smaple'; expected one of: fit" in capsys.readouterr().err

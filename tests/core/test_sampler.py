@@ -1,0 +1,426 @@
+"""The loop: lock-step of several fields, barriers, counting, gradients, hooks, errors, and what a sample depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import F64, FIELD, GaussianOracle, f64, together
+from stats import batch_state, run
+
+from sciflow.core import schedules
+from sciflow.core.denoiser import Denoiser
+from sciflow.core.errors import UserError
+from sciflow.core.grids import Explicit, Uniform
+from sciflow.core.hooks import Hook
+from sciflow.core.noise import Fresh, Move, PerSample, Rotated
+from sciflow.core.sampler import Sampler
+from sciflow.core.solver import drive_one
+from sciflow.core.spaces import SymmetricMatrix, ZeroCoM
+from sciflow.core.state import Layout, State
+from sciflow.processes.gaussian import GaussianProcess
+from sciflow.processes.masked import Masked
+from sciflow.solvers.ancestral import Ancestral
+from sciflow.solvers.dpmpp import DPMpp2M
+from sciflow.solvers.euler_maruyama import EulerMaruyama
+from sciflow.solvers.heun import Heun
+from sciflow.solvers.langevin import Langevin
+from sciflow.solvers.s4 import S4
+
+VP = schedules.VP(0.1, 10.0)
+GRID = Uniform(0.9, 0.1)
+
+
+def process(kind: str = "noise", space=None) -> GaussianProcess:
+    return GaussianProcess(VP, space, kind)
+
+
+PAIR = {"a": process("score"), "b": process("data")}
+
+
+class Spy:
+    """Exact denoiser for fields a and b that writes down the clocks and the fields it was shown."""
+
+    def __init__(self) -> None:
+        self.oracle = together(*(GaussianOracle(p, field=name) for name, p in PAIR.items()))
+        self.clocks, self.states = [], []
+
+    def __call__(self, state, clocks):
+        self.clocks.append({name: float(t) for name, t in clocks.items()})
+        self.states.append(state)
+        return self.oracle(state, clocks)
+
+
+def pair_state(batch: int = 3) -> State:
+    fields = {name: torch.linspace(-1, 1, 2 * batch, dtype=F64).reshape(batch, 2) + i for i, name in enumerate("ab")}
+    return State(fields, dict.fromkeys("ab", Layout(batch)))
+
+
+@pytest.mark.parametrize(
+    "solver_a, solver_b, correct, rounds, calls",
+    [
+        (EulerMaruyama(), Ancestral(), {}, 1, 5),
+        (Heun(), Ancestral(), {}, 1, 10),
+        (Heun(), Heun(), {}, 1, 10),
+        (EulerMaruyama(), Ancestral(), {"a": Langevin(), "b": Langevin()}, 1, 10),
+        (EulerMaruyama(), Ancestral(), {"a": Langevin()}, 3, 20),
+        (S4(), DPMpp2M(), {"b": Langevin()}, 2, 15),
+    ],
+)
+def test_one_call_per_stage_and_all_fields_at_one_clock(solver_a, solver_b, correct, rounds, calls):
+    """Counts by hand for 5 moves. A field that has finished is shown at s, just where Heun asks its second question."""
+    spy = Spy()
+    sampler = Sampler(PAIR, {"a": solver_a, "b": solver_b}, GRID, correct=correct, n_correct=rounds)
+    solution = sampler.run(pair_state(), spy, Fresh(), steps=5)
+    assert solution.evaluations == calls == len(spy.clocks)
+    assert all(len(set(clocks.values())) == 1 for clocks in spy.clocks)
+
+
+def test_heun_sees_the_new_value_of_the_finished_field():
+    """Stage 1 at (t, t); stage 2 shows field b AFTER its move, at clock s, beside Heun's guess."""
+    spy, start = Spy(), pair_state()
+    sampler = Sampler(PAIR, {"a": Heun(), "b": DPMpp2M()}, Explicit([0.9, 0.6]))
+    end = sampler.run(start, spy, Fresh(), steps=1).state
+    first, second = spy.states
+    assert spy.clocks == [{"a": 0.9, "b": 0.9}, {"a": 0.6, "b": 0.6}]
+    torch.testing.assert_close(first["b"], start["b"], rtol=0, atol=0)
+    torch.testing.assert_close(second["b"], end["b"], rtol=0, atol=0)
+    assert not torch.allclose(end["b"], start["b"])
+
+
+def test_corrector_round_updates_all_fields_from_the_same_old_state():
+    """Both fields' scores in a round come from the state before the round (the reference GDSS sampler does so)."""
+    spy, start = Spy(), pair_state()
+    sampler = Sampler(PAIR, {}, Explicit([0.5, 0.5]), correct={"a": Langevin(), "b": Langevin()}, n_correct=2)
+    sampler.run(start, spy, Fresh(), steps=1)
+    assert len(spy.states) == 2
+    for name in "ab":
+        torch.testing.assert_close(spy.states[0][name], start[name], rtol=0, atol=0)
+        assert not torch.equal(spy.states[1][name], start[name])
+
+
+def test_fields_without_a_solver_stay_and_are_shown_at_the_moving_clock():
+    spy, start = Spy(), pair_state()
+    end = Sampler(PAIR, {"a": Ancestral()}, GRID).run(start, spy, Fresh(), steps=3).state
+    assert torch.equal(end["b"], start["b"]) and not torch.equal(end["a"], start["a"])
+    assert [clocks["b"] for clocks in spy.clocks] == pytest.approx([0.9, 0.9 - 0.8 / 3, 0.9 - 1.6 / 3])
+
+
+def test_final_mean_is_the_mean_of_the_last_kernel():
+    start, sampler = pair_state(), Sampler(PAIR, {"a": EulerMaruyama(), "b": Ancestral()}, GRID)
+    sample, mean = (
+        sampler.run(start, Spy(), PerSample(1), steps=4, final=final, record=True) for final in ("sample", "mean")
+    )
+    before = sample.path[-2]
+    assert len(sample.path) == len(mean.path) == 5
+    assert torch.equal(sample.path[0]["a"], start["a"]) and torch.equal(sample.path[-1]["a"], sample.state["a"])
+    t, s = (f64(clock) for clock in GRID.moves(4)[-1])
+    for name, solver in sampler.solvers.items():
+        step = solver.step(PAIR[name], before[name], t, s, Layout(3), None, Fresh())
+        kernel, _ = drive_one(step, lambda query, name=name: Spy()(before, dict.fromkeys("ab", t))[name])
+        torch.testing.assert_close(mean.state[name], kernel.mean)
+        z = PerSample(1).at(name, _move(sampler, 4, 3)).normal(before[name], Layout(3))
+        torch.testing.assert_close(sample.state[name], kernel.mean + kernel.std * z)
+
+
+def _move(sampler, steps: int, index: int) -> Move:
+    return Move(index, *sampler.grid.moves(steps)[index])
+
+
+def test_prior_draws_every_field_that_has_one():
+    template = State(
+        {"x": torch.zeros(5, 2), "seq": torch.zeros(5, 4, dtype=torch.long)}, dict.fromkeys(("x", "seq"), Layout(5))
+    )
+    sampler = Sampler({"x": process(), "seq": Masked(3)}, {}, GRID)
+    drawn = sampler.prior(template, Fresh())
+    assert bool((drawn["seq"] == 3).all()) and float(drawn["x"].std()) > 0.3
+
+
+def test_unknown_field_and_misfit_are_refused():
+    with pytest.raises(UserError, match="unknown field 'c'; fields with a process: a, b"):
+        Sampler(PAIR, {"c": Ancestral()}, GRID)
+    with pytest.raises(UserError, match="field 's': solver Heun needs velocity, which Masked.*Ancestral.*TauLeap"):
+        Sampler({"s": Masked(3)}, {"s": Heun()}, GRID)
+    with pytest.raises(UserError, match="Langevin needs score_step"):
+        Sampler({"s": Masked(3)}, {"s": Ancestral()}, GRID, correct={"s": Langevin()})
+
+
+# ---------------------------------------------------------------- gradients
+
+SOLVERS = {"Heun": Heun(), "DPMpp2M": DPMpp2M(), "EulerMaruyama": EulerMaruyama()}
+
+
+def end_of_run(mean, solver, moves: int = 6, grad_last: int = 0):
+    sampler = Sampler({FIELD: process("data")}, {FIELD: solver}, GRID)
+    start = batch_state(torch.linspace(-1, 1, 4, dtype=F64)[:, None])
+    oracle = GaussianOracle(sampler.processes[FIELD], mean=mean)
+    return sampler.run(start, oracle, PerSample(3), steps=moves, grad_last=grad_last).state[FIELD]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_gradient_through_all_moves_is_the_gradient(name):
+    """Against a central difference; the runs are affine in the parameter, so the difference is exact."""
+    mean, solver = f64(2.0).requires_grad_(), SOLVERS[name]
+    end_of_run(mean, solver, grad_last=6).sum().backward()
+    difference = (end_of_run(f64(2.5), solver) - end_of_run(f64(1.5), solver)).sum()
+    assert float(mean.grad) == pytest.approx(float(difference), rel=1e-9)
+    assert not end_of_run(mean, solver).requires_grad
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_truncated_gradient_stops_at_the_last_moves(last):
+    """By hand: x_{k+1} depends on the parameter directly in the last moves only; earlier states are constants."""
+    mean = f64(2.0).requires_grad_()
+    end_of_run(mean, EulerMaruyama(), grad_last=last).sum().backward()
+
+    def tail(value: float):  # change the parameter in the last moves only, from the path of the original run
+        sampler = Sampler({FIELD: process("data")}, {FIELD: EulerMaruyama()}, GRID)
+        counter = []
+
+        def denoise(state, clocks):
+            counter.append(1)
+            return GaussianOracle(sampler.processes[FIELD], mean=value if len(counter) > 6 - last else 2.0)(
+                state, clocks
+            )
+
+        start = batch_state(torch.linspace(-1, 1, 4, dtype=F64)[:, None])
+        return sampler.run(start, denoise, PerSample(3), steps=6).state[FIELD].sum()
+
+    assert float(mean.grad) == pytest.approx(float(tail(2.5) - tail(1.5)), rel=1e-9)
+
+
+# ---------------------------------------------------------------- hooks
+
+
+class Log(Hook):
+    """Writes down what is called; keeps a memory per run."""
+
+    def __init__(self, name: str, log: list, candidates: int = 1) -> None:
+        self.name, self.log, self.candidates = name, log, candidates
+
+    def prepare(self, state):
+        self.moves = 0
+        self.log.append(f"{self.name} prepare")
+
+    def wrap(self, denoise):
+        def wrapped(state, clocks):
+            self.log.append(f"{self.name} in")
+            out = denoise(state, clocks)
+            self.log.append(f"{self.name} out")
+            return out
+
+        return wrapped
+
+    def select(self, options, move, denoise, noise):
+        self.log.append(f"{self.name} select")
+        self.options = options
+        return options[-1]
+
+    def after(self, state, kernels, move):
+        self.moves += 1
+        self.log.append(f"{self.name} after {move.index} {sorted(kernels)}")
+        return state.put(b=state["b"] + 1) if self.name == "second" else state
+
+
+def test_order_and_memory_of_hooks():
+    """The first hook is innermost around the network and first after the move; each run starts with fresh memory."""
+    log = []
+    hooks = [Log("first", log, candidates=3), Log("second", log)]
+    sampler = Sampler(PAIR, {"a": Ancestral()}, GRID, hooks=hooks)
+    start = pair_state()
+    for _ in range(2):
+        log.clear()
+        end = sampler.run(start, Spy(), Fresh(), steps=2).state
+        move = ["second in", "first in", "first out", "second out", "first select"]
+        assert log == [
+            "first prepare",
+            "second prepare",
+            *move,
+            "first after 0 ['a']",
+            "second after 0 ['a']",
+            *move,
+            "first after 1 ['a']",
+            "second after 1 ['a']",
+        ]
+        assert [hook.moves for hook in hooks] == [2, 2]
+        torch.testing.assert_close(end["b"], start["b"] + 2)
+
+
+def test_candidates_are_draws_of_the_same_kernel_without_network_calls():
+    log, spy = [], Spy()
+    hook = Log("first", log, candidates=4)
+    sampler = Sampler(PAIR, {"a": Ancestral(), "b": EulerMaruyama()}, Explicit([0.6, 0.5]), hooks=[hook])
+    start, noise = pair_state(), PerSample(7)
+    end = sampler.run(start, spy, noise, steps=1)
+    assert end.evaluations == 1 and len(hook.options) == 4
+    plain = Sampler(PAIR, sampler.solvers, sampler.grid).run(start, Spy(), noise, steps=1).state
+    mean = Sampler(PAIR, sampler.solvers, sampler.grid).run(start, Spy(), noise, steps=1, final="mean").state
+    for name in "ab":
+        assert torch.equal(hook.options[0][name], plain[name])  # candidate 0 is the usual draw
+        scale = None
+        for copy, option in enumerate(hook.options):
+            z = noise.at(name, _move(sampler, 1, 0), copy).normal(start[name], Layout(3))
+            std = ((option[name] - mean[name]) / z).mean()
+            torch.testing.assert_close(option[name], mean[name] + std * z)
+            scale = std if scale is None else scale
+            torch.testing.assert_close(std, scale)
+    assert torch.equal(end.state["a"], hook.options[-1]["a"])
+
+
+# ---------------------------------------------------------------- what a sample depends on
+
+
+def joint_network(state, signals):
+    """Each sample's tokens and vector see each other: sums over the rows of the sample only."""
+    seq, x, layout = state["seq"], state["x"], state.layouts["seq"]
+    rows = (seq + 1).to(x.dtype)
+    message = x.new_zeros(layout.batch).index_add(0, layout.index, rows) / 8
+    logits = torch.stack([rows * 0.3, x.mean(1)[layout.index], message[layout.index]], -1)
+    return {"seq": logits, "x": torch.tanh(x + message[:, None]) * signals["x"]}
+
+
+JOINT_PROCESSES = {"seq": Masked(3), "x": process("noise")}
+
+
+def joint_state(sizes) -> State:
+    index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    fields = {"seq": torch.zeros(sum(sizes), dtype=torch.long), "x": torch.zeros(len(sizes), 2, dtype=F64)}
+    return State(fields, {"seq": Layout(len(sizes), index, sizes=tuple(sizes)), "x": Layout(len(sizes))})
+
+
+def generate(sampler, template, noise, denoiser, steps: int = 8):
+    return sampler.run(sampler.prior(template, noise), denoiser, noise, steps=steps).state
+
+
+@pytest.mark.parametrize("solver", [EulerMaruyama(), Heun(), S4(snr=0.0)], ids=lambda s: type(s).__name__)
+def test_ragged_batch_equals_one_by_one(solver):
+    """Ragged tokens + dense vector: a batch of four samples of different sizes against each sample alone."""
+    sampler = Sampler(JOINT_PROCESSES, {"seq": Ancestral(), "x": solver}, GRID)
+    denoiser, sizes = Denoiser(joint_network, JOINT_PROCESSES), [3, 1, 5, 2]
+    batch = generate(sampler, joint_state(sizes), PerSample(11), denoiser)
+    assert len(set(batch["seq"].tolist())) > 2
+    for i, size in enumerate(sizes):
+        alone = generate(sampler, joint_state([size]), PerSample(11, samples=i), denoiser)
+        mine = batch.select([i])
+        assert torch.equal(mine["seq"], alone["seq"])
+        torch.testing.assert_close(mine["x"], alone["x"], rtol=0, atol=1e-12)
+
+
+def graph_network(state, signals):
+    """Equivariant toy network: x -> adj x, adj -> x x^T, masked and symmetric."""
+    x, adj = state["x"], state["adj"]
+    message = adj @ x + x.sum(1, keepdim=True) / 5
+    pair = torch.tanh(x @ x.transpose(1, 2) + adj)
+    eye = torch.eye(adj.shape[1], dtype=adj.dtype)
+    return {
+        "x": torch.tanh(message) * state.layouts["x"].mask,
+        "adj": pair * (1 - eye) * state.layouts["adj"].mask,
+    }
+
+
+GRAPH_PROCESSES = {"x": process("score"), "adj": process("noise", SymmetricMatrix())}
+
+
+def graph_state(sizes, padded: int, dtype=torch.float32) -> State:
+    mask = (torch.arange(padded)[None] < torch.tensor(sizes)[:, None]).to(dtype)
+    layouts = {
+        "x": Layout(len(sizes), mask=mask[..., None], sizes=tuple(sizes)),
+        "adj": Layout(len(sizes), mask=mask[:, :, None] * mask[:, None], sizes=tuple(sizes)),
+    }
+    shape = len(sizes), padded
+    return State({"x": torch.zeros(*shape, 3, dtype=dtype), "adj": torch.zeros(*shape, padded, dtype=dtype)}, layouts)
+
+
+def graph_sampler() -> Sampler:
+    return Sampler(
+        GRAPH_PROCESSES,
+        {"x": EulerMaruyama(), "adj": S4(snr=0.0)},
+        GRID,
+        correct=dict.fromkeys(GRAPH_PROCESSES, Langevin()),
+    )
+
+
+def test_a_sample_does_not_depend_on_batch_padding_or_rank():
+    """Sample 37: alone, in a batch of 64, padded to 9 nodes, and as second sample of another rank's batch.
+
+    The numbers drawn are the same bit for bit; the float32 end states agree to 1e-4 (sums run in another order).
+    """
+    sizes = [2 + i % 5 for i in range(64)]
+    sampler, denoiser, seed = graph_sampler(), Denoiser(graph_network, GRAPH_PROCESSES), 5
+    batch = generate(sampler, graph_state(sizes, 6), PerSample(seed), denoiser)
+    n = sizes[37]
+    others = {
+        "alone": (graph_state([n], n), PerSample(seed, samples=37), 0),
+        "padded": (graph_state([n], 9), PerSample(seed, samples=37), 0),
+        "other rank": (graph_state(sizes[36:40], 7), PerSample(seed, samples=36), 1),
+        "any order": (graph_state([sizes[3], n], 6), PerSample(seed, samples=torch.tensor([3, 37])), 1),
+    }
+    move = _move(sampler, 8, 4)
+    for name, (template, noise, place) in others.items():
+        mine = generate(sampler, template, noise, denoiser)
+        for field in ("x", "adj"):
+            drawn = noise.at(field, move).normal(template[field], template.layouts[field])
+            wanted = PerSample(seed).at(field, move).normal(batch[field], batch.layouts[field])
+            crop = (slice(n),) if field == "x" else (slice(n), slice(n))
+            if field == "x" or template["adj"].shape == batch["adj"].shape:
+                assert torch.equal(drawn[place][crop], wanted[37][crop]), name
+            torch.testing.assert_close(mine[field][place][crop], batch[field][37][crop], rtol=0, atol=1e-4, msg=name)
+
+
+# ---------------------------------------------------------------- end-to-end equivariance
+
+
+def test_permuting_the_nodes_permutes_the_sample():
+    """run(P x1, P noise) = P run(x1, noise). Pair noise is drawn for the upper triangle: P acts on its mirror image."""
+    order = torch.tensor([3, 0, 4, 1, 2])
+    sampler, denoiser = graph_sampler(), Denoiser(graph_network, GRAPH_PROCESSES)
+    template, noise = graph_state([5, 5], 5, F64), PerSample(2)
+
+    def pairs(a):
+        return a[:, order][:, :, order]
+
+    def mirrored(z):
+        upper = z.triu(1)
+        return pairs(upper + upper.transpose(1, 2))
+
+    start = sampler.prior(template, noise)
+    moved = start.put(x=start["x"][:, order], adj=pairs(start["adj"]))
+    end = sampler.run(start, denoiser, noise, steps=10).state
+    turned = Rotated(noise, {"x": lambda z: z[:, order], "adj": mirrored})
+    other = sampler.run(moved, denoiser, turned, steps=10).state
+    torch.testing.assert_close(other["x"], end["x"][:, order], rtol=0, atol=1e-10)
+    torch.testing.assert_close(other["adj"], pairs(end["adj"]), rtol=0, atol=1e-10)
+    assert not torch.allclose(end["x"], end["x"][:, order], atol=1e-2)
+
+
+def point_network(state, signals):
+    """Rotation-equivariant toy network: forces along the pair vectors of each sample, weighted by distance."""
+    x, layout = state["x"], state.layouts["x"]
+    difference = x[:, None] - x[None]
+    weight = torch.exp(-(difference**2).sum(-1)) * (layout.index[:, None] == layout.index[None])
+    return {"x": (weight[..., None] * difference).sum(1) * (1 + signals["x"])}
+
+
+@pytest.mark.parametrize("solver", [EulerMaruyama(), Ancestral(), Heun(), DPMpp2M()], ids=lambda s: type(s).__name__)
+def test_rotating_the_prior_and_the_noise_rotates_the_sample(solver):
+    """run(R x1, R noise) = R run(x1, noise) on centred ragged points; the centre of mass stays at zero."""
+    processes = {"x": process("score", ZeroCoM())}
+    rotation, _ = torch.linalg.qr(Fresh(9).normal(torch.zeros(3, 3, dtype=F64), Layout(3)))
+    index = torch.arange(3).repeat_interleave(torch.tensor([4, 2, 5]))
+    template = State({"x": torch.zeros(11, 3, dtype=F64)}, {"x": Layout(3, index, sizes=(4, 2, 5))})
+    sampler = Sampler(processes, {"x": solver}, GRID, correct={"x": Langevin()})
+    denoiser, noise = Denoiser(point_network, processes), PerSample(4)
+    start = sampler.prior(template, noise)
+    end = sampler.run(start, denoiser, noise, steps=10).state["x"]
+    turned = Rotated(noise, {"x": lambda z: z @ rotation})
+    other = sampler.run(start.put(x=start["x"] @ rotation), denoiser, turned, steps=10).state["x"]
+    torch.testing.assert_close(other, end @ rotation, rtol=0, atol=1e-10)
+    centre = torch.zeros(3, 3, dtype=F64).index_add(0, index, end)
+    assert float(centre.abs().max()) < 1e-12 and float(end.abs().max()) > 0.1
+
+
+def test_runs_are_reproducible_and_leave_no_trace():
+    """The same noise gives the same numbers; solvers keep nothing between runs."""
+    sampler = Sampler({FIELD: process()}, {FIELD: DPMpp2M()}, GRID)
+    oracle, x = GaussianOracle(sampler.processes[FIELD]), f64([[0.3], [-1.0]])
+    ends = [run(sampler.processes[FIELD], sampler.solvers[FIELD], oracle, x, 4, GRID, Fresh(1)) for _ in range(2)]
+    assert torch.equal(*ends)
