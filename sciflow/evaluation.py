@@ -60,7 +60,12 @@ def evaluate(
         report = _graphs(objects, reference, protocol, train, seed)
     else:
         report = _molecules(objects, reference, protocol, train, seed)
-    head = {"domain": domain, "protocol": protocol, "reference_set": str(reference), "train_set": str(train or reference)}
+    head = {
+        "domain": domain,
+        "protocol": protocol,
+        "reference_set": str(reference),
+        "train_set": str(train or reference),
+    }
     if isinstance(objects, (str, Path)):
         head["file"] = str(objects)
     return {**head, **report}
@@ -72,7 +77,9 @@ def _domain_of(objects: str | Path | Sequence[Any]) -> str:
         ending = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else Path(objects).suffix
         found = [domain for domain, endings in ENDINGS.items() if ending.lower() in endings]
         if not found:
-            raise UserError(f"{objects}: the ending '{ending}' does not tell the domain; give one of {', '.join(PROTOCOLS)}")
+            raise UserError(
+                f"{objects}: the ending '{ending}' does not tell the domain; give one of {', '.join(PROTOCOLS)}"
+            )
         return found[0]
     kinds = {type(item).__module__.split(".")[0] for item in objects if item is not None}
     return "graphs" if kinds == {"networkx"} else "molecules"

@@ -36,7 +36,8 @@ class SamplingPlan(Configurable):
         final: Literal["sample", "mean"] = "mean",
     ) -> None:
         self.solvers, self.grid, self.steps = dict(solvers), grid if grid is not None else Uniform(), steps
-        self.correct, self.n_correct, self.final = dict(correct or {}), n_correct, final
+        self.correct, self.n_correct = dict(correct or {}), n_correct
+        self.final: Literal["sample", "mean"] = final
 
     def sampler(self, processes: Mapping[str, Process], hooks: Iterable[Hook] = ()) -> Sampler:
         """The sampler of this plan.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from sciflow.core.kernels import Categorical, Dirac
-from sciflow.core.noise import Draws, Fresh, Move, Noise
+from sciflow.core.noise import Draws, Fresh, Move, Noise, PerSample
 from sciflow.core.schedules import VP
 from sciflow.core.solver import Query, Solver
 from sciflow.core.state import Layout
@@ -229,6 +229,13 @@ class ReusedNoise(Noise, Draws):
         raise AssertionError("unused")
 
     uniform = normal
+
+
+class PhaselessNoise(PerSample):
+    """Corrector and predictor of a move draw the same numbers."""
+
+    def at(self, field: str, move: Move, copy: int = 0) -> Draws:
+        return super().at(field, move._replace(phase=0), copy)
 
 
 class SharedNoise(Fresh):

@@ -60,7 +60,7 @@ class GaussianOracle(Oracle):
         process: Process,
         mean: float | Tensor = 2.0,
         variance: float = 0.25,
-        anchor: float = 0.0,
+        anchor: float | Tensor = 0.0,
         draws: Draws | None = None,
         field: str = FIELD,
     ) -> None:

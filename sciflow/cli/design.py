@@ -28,8 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward", required=True, help="qed, logp, sa, similarity:SMILES or module:function")
     parser.add_argument("--guidance", default="svdd", help=" or ".join(GUIDANCE))
     parser.add_argument("--num", type=int, default=64, help="number of designs")
-    parser.add_argument("--candidates", type=int, default=8, help="candidates per move (svdd), samples per design (best_of)")
-    parser.add_argument("--alpha", type=float, default=0.1, help="svdd: temperature in units of the reward; 0 is greedy")
+    parser.add_argument(
+        "--candidates", type=int, default=8, help="candidates per move (svdd), samples per design (best_of)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.02, help="svdd: temperature in units of the reward; 0 is greedy"
+    )
     parser.add_argument("--start", type=float, default=1.0, help="svdd: acts from this clock (1 noise, 0 data) on")
     parser.add_argument("--every", type=int, default=1, help="svdd: acts on every k-th move")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .smi, .sdf or .csv")
@@ -70,7 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(design_table(result).text())
     print(f"wrote {arguments.out}")
     if arguments.report is not None:
-        subtitle = f"{settings['model']}, seed {arguments.seed}, {settings['steps']} steps, sciflow {settings['sciflow']}"
+        subtitle = (
+            f"{settings['model']}, seed {arguments.seed}, {settings['steps']} steps, sciflow {settings['sciflow']}"
+        )
         sections = design_sections(result, arguments.reward)
         write_text(arguments.report, page("Molecule design", subtitle, sections, settings))
         print(f"wrote {arguments.report}")
@@ -79,29 +85,26 @@ def run(arguments: argparse.Namespace) -> None:
 def design(model: Any, reward: Any, arguments: argparse.Namespace) -> Any:
     """The design run with a progress bar per stage."""
     import torch
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from sciflow.cli.bars import stage_bars
     from sciflow.domains.molecules.design import design_molecules
     from sciflow.guidance.svdd import SVDD, Value
 
     def guide(value: Value) -> SVDD:
         return SVDD(value, arguments.candidates, arguments.alpha, arguments.start, arguments.every)
 
+    guided = arguments.guidance == "svdd"
+    plan = model.sampling.changed(arguments.steps, arguments.solver)
+    if guided and plan.correct:
+        print("note: this model samples with correctors, which undo part of the guidance; try --solver EulerMaruyama")
     guide(lambda clean: clean["x"])  # arguments out of range show here
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    with Progress(TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(stage: str, done: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=1.0)
-            bars.update(tasks[stage], completed=done)
-
+    with stage_bars() as progress:
         return design_molecules(
             model,
             reward,
             arguments.num,
-            guide if arguments.guidance == "svdd" else None,
+            guide if guided else None,
             candidates=arguments.candidates,
             seed=arguments.seed,
             steps=arguments.steps,

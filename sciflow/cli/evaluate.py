@@ -1,8 +1,8 @@
 """Published metrics of a file of samples, each with the floor that real data reach and, where known, published figures.
 
-    sciflow evaluate molecules.smi --domain molecules --reference qm9 --out metrics.json --report report.html
-    sciflow evaluate graphs.npz --reference community_small
-    sciflow evaluate mine.csv --reference test.csv --train train.csv --protocol fast
+sciflow evaluate molecules.smi --domain molecules --reference qm9 --out metrics.json --report report.html
+sciflow evaluate graphs.npz --reference community_small
+sciflow evaluate mine.csv --reference test.csv --train train.csv --protocol fast
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="samples: .smi .csv .sdf (molecules), .npz .g6 .graphml .json (graphs)")
     parser.add_argument("--reference", required=True, help="data set (its test split) or file to compare with")
     parser.add_argument("--domain", default=None, help="molecules or graphs; default: by the ending of FILE")
-    parser.add_argument("--train", default=None, help="training set or file, for novelty and floors; default: from the reference")
+    parser.add_argument(
+        "--train", default=None, help="training set or file, for novelty and floors; default: from the reference"
+    )
     parser.add_argument("--protocol", default="gdss", help="molecules: gdss, fast (no FCD); graphs: gdss, spectre")
     parser.add_argument("--seed", type=int, default=0, help="of the random subsets behind the floors")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for all figures")
@@ -42,5 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.report is not None:
         settings = {"file": str(arguments.file), **options}
         subtitle = f"{report['domain']} against {arguments.reference}"
-        write_text(arguments.report, page(f"Evaluation of {arguments.file.name}", subtitle, evaluation_sections(report), settings))
+        write_text(
+            arguments.report,
+            page(f"Evaluation of {arguments.file.name}", subtitle, evaluation_sections(report), settings),
+        )
         print(f"wrote {arguments.report}")

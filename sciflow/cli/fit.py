@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from sciflow.core.errors import UserError
 from sciflow.training.callbacks import EMA
 
 
@@ -46,6 +48,14 @@ def run(words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*(treespec, LeafSpec|does not have many workers|logging interval).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
     torch.set_float32_matmul_precision("high")
+    try:
+        _start(words)
+    except ArgumentError as error:
+        raise UserError(_short(error.message)) from None
+    return 0
+
+
+def _start(words: Sequence[str]) -> None:
     SciflowCLI(
         LightningModule,
         LightningDataModule,
@@ -58,9 +68,20 @@ def run(words: Sequence[str]) -> int:
             "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs"}},
             "enable_model_summary": False,
         },
+        parser_kwargs={"exit_on_error": False},
         args=list(words),
     )
-    return 0
+
+
+def _short(message: str) -> str:
+    """The last cause that a parser's nested message names, without the dump of the whole configuration."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("Given value", "Subtypes", "Expected a <class 'None"))]
+    path = [line.split("'")[1] for line in lines if line.startswith("Problem with given class_path")]
+    keys = [line.split('"')[1] for line in lines if line.startswith("Parser key")]
+    where = [f"option '{keys[-1]}'"] if keys and not lines[-1].startswith("Parser key") else []
+    where += [f"of {path[-1]}"] if path else []
+    return f"{lines[-1]} ({' '.join(where)})" if where else lines[-1]
 
 
 def import_components() -> None:

@@ -69,7 +69,9 @@ def components(folder: Path, base: str) -> dict[str, str]:
                 if _bases(cls) & derived:
                     derived.add(cls.name)
                     if not cls.name.startswith("_"):
-                        found[f"sciflow.{folder.name}.{file.stem}.{cls.name}"] = (ast.get_docstring(cls) or "").split("\n")[0]
+                        found[f"sciflow.{folder.name}.{file.stem}.{cls.name}"] = (ast.get_docstring(cls) or "").split(
+                            "\n"
+                        )[0]
     return dict(sorted(found.items()))
 
 

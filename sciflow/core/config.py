@@ -29,7 +29,7 @@ class Configurable:
         signature = inspect.signature(init)
 
         @functools.wraps(init)
-        def recording(self: Configurable, *args: Any, **kwargs: Any) -> None:
+        def recording(self: Any, *args: Any, **kwargs: Any) -> None:
             if "init_args" not in self.__dict__:  # a parent's __init__ must not overwrite the child's record
                 bound = signature.bind(self, *args, **kwargs)
                 bound.apply_defaults()
@@ -40,7 +40,7 @@ class Configurable:
                 self.__dict__["init_args"] = record
             init(self, *args, **kwargs)
 
-        cls.__init__ = recording  # type: ignore[method-assign]
+        setattr(cls, "__init__", recording)  # noqa: B010 (a plain assignment confuses type checkers)
 
 
 def to_config(value: Any) -> Any:

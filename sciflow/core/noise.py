@@ -152,7 +152,7 @@ class _PhiloxDraws(Draws):
 
 def _open_interval(words: Tensor) -> Tensor:
     """32-bit words as float64 in (0, 1)."""
-    return (words.double() + 0.5) * 2.0**-32
+    return words.double().add_(0.5).mul_(2.0**-32)
 
 
 @functools.lru_cache(maxsize=64)

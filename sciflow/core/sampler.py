@@ -69,7 +69,9 @@ class Sampler:
         self.correct, self.n_correct, self.hooks = dict(correct or {}), n_correct, tuple(hooks)
         for name, solver in [*self.solvers.items(), *self.correct.items()]:
             if name not in self.processes:
-                raise UserError(f"solver for unknown field '{name}'; fields with a process: {', '.join(self.processes)}")
+                raise UserError(
+                    f"solver for unknown field '{name}'; fields with a process: {', '.join(self.processes)}"
+                )
             check_fit(name, self.processes[name], solver)
 
     def prior(self, template: State, noise: Noise) -> State:
@@ -122,20 +124,29 @@ class Sampler:
             for move, (t, s) in zip(moves, clocks.unbind(), strict=True):
                 grad = move.index >= len(moves) - grad_last
                 with torch.set_grad_enabled(grad) if graph else contextlib.nullcontext():
-                    state, kernels = self._move(state, move, t, s, denoise, noise, memory)
+                    mean = final == "mean" and move.index == len(moves) - 1
+                    state = self._move(state, move, t, s, denoise, noise, memory, mean)
                 if record:
                     path.append(state)
-        if final == "mean":
-            state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
         return Solution(state, calls.count, path)
 
     def _move(
-        self, state: State, move: Move, t: Tensor, s: Tensor, denoise: Denoise, noise: Noise, memory: dict[str, Memory]
-    ) -> tuple[State, dict[str, Kernel]]:
+        self,
+        state: State,
+        move: Move,
+        t: Tensor,
+        s: Tensor,
+        denoise: Denoise,
+        noise: Noise,
+        memory: dict[str, Memory],
+        mean: bool = False,
+    ) -> State:
         for phase in range(1, self.n_correct + 1 if self.correct else 1):
             corrector = move._replace(s=move.t, phase=phase)
             state, _ = self._stage(self.correct, state, corrector, t, t, denoise, noise, {})
         state, kernels = self._stage(self.solvers, state, move, t, s, denoise, noise, memory)
+        if mean:  # before the hooks: what they impose (in-painting, constraints) holds for the mean too
+            state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
         for hook in self.hooks:
             if hook.candidates > 1:  # further draws of the SAME kernels: no network call
                 others = [
@@ -144,7 +155,7 @@ class Sampler:
                 ]
                 state = hook.select([state, *others], move, denoise, noise)
             state = hook.after(state, kernels, move)
-        return state, kernels
+        return state
 
     def _stage(
         self,

@@ -96,7 +96,7 @@ class _LinearBeta(Schedule):
 
     def integral(self, t: Tensor) -> Tensor:
         """B(t)."""
-        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
     def alpha(self, t: Tensor) -> Tensor:
         """exp(-B/2)."""

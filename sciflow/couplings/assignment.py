@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from sciflow.core.coupling import Coupling, squared_distances
 from sciflow.core.state import State
@@ -23,6 +22,8 @@ class Assignment(Coupling):
 
     def pair(self, x0: State, draw: Callable[[int], State]) -> State:
         """The first draw, permuted."""
+        from scipy.optimize import linear_sum_assignment  # not at the top: scipy would load with every coupling
+
         x1 = draw(0)
         cost = squared_distances(x0, x1).clamp_min(0).sqrt()
         return x1.select(torch.as_tensor(linear_sum_assignment(cost.numpy())[1]))

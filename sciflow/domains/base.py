@@ -19,7 +19,10 @@ from sciflow.core.state import Layout, State
 class Samples(Protocol):
     """Encoded samples of one split."""
 
-    sizes: Sequence[int]
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Number of nodes of each sample."""
+        ...
 
     def __len__(self) -> int:
         """Number of samples."""

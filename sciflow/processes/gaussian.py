@@ -128,10 +128,11 @@ class GaussianProcess(Process):
         """Any kind -> x0."""
         if kind == "data":
             return value
-        alpha, sigma, f, g2 = self._coefficients(t, layout, x)
+        alpha, sigma = self._rows(t, layout, x, self.schedule.alpha, self.schedule.sigma)
         if kind == "v":
             return (alpha * x - sigma * value) / (alpha**2 + sigma**2)
         if kind == "velocity":
+            f, g2 = self._rows(t, layout, x, self.schedule.f, self.schedule.g2)
             value, kind = 2 * (f * x - value) / g2, "score"
         if kind == "score":
             value, kind = -sigma * value, "noise"
@@ -143,7 +144,7 @@ class GaussianProcess(Process):
         """x0 -> any kind."""
         if kind == "data":
             return data
-        alpha, sigma, f, g2 = self._coefficients(t, layout, x)
+        alpha, sigma = self._rows(t, layout, x, self.schedule.alpha, self.schedule.sigma)
         noise = self.space.diff(alpha * data, x) / sigma
         if kind == "noise":
             return noise
@@ -152,12 +153,9 @@ class GaussianProcess(Process):
         if kind == "score":
             return -noise / sigma
         if kind == "velocity":
+            f, g2 = self._rows(t, layout, x, self.schedule.f, self.schedule.g2)
             return f * x + 0.5 * g2 * noise / sigma
         raise self._no_conversion(kind)
-
-    def _coefficients(self, t: Tensor, layout: Layout, x: Tensor) -> tuple[Tensor, ...]:
-        schedule = self.schedule
-        return self._rows(t, layout, x, schedule.alpha, schedule.sigma, schedule.f, schedule.g2)
 
     def _rows(self, t: Tensor, layout: Layout, x: Tensor, *functions: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
         return tuple(layout.rows(function(t), x) for function in functions)

@@ -62,7 +62,9 @@ class StochasticInterpolant(Process):
             ValueError: x1 is missing.
         """
         if x1 is None:
-            raise ValueError("an interpolant joins two points: its marginal needs x1 (train with a coupling that gives it)")
+            raise ValueError(
+                "an interpolant joins two points: its marginal needs x1 (train with a coupling that gives it)"
+            )
         mean = self.space.add(x0, layout.rows(t, x0) * self.space.diff(x0, x1))
         return Gaussian(mean, layout.rows(self.gamma(t), x0), self.space, layout)
 

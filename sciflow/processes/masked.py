@@ -46,7 +46,9 @@ class Masked(Process):
     def prior(self, like: Tensor, layout: Layout) -> Dirac:
         """All masked."""
         if like.is_floating_point():
-            return Dirac(one_hot(torch.full(like.shape[:-1], self.tokens, device=like.device), self.tokens + 1).to(like))
+            return Dirac(
+                one_hot(torch.full(like.shape[:-1], self.tokens, device=like.device), self.tokens + 1).to(like)
+            )
         return Dirac(torch.full_like(like, self.tokens))
 
     def marginal(self, x0: Tensor, t: Tensor, layout: Layout, x1: Tensor | None = None) -> Categorical:

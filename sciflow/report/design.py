@@ -52,7 +52,9 @@ def design_sections(result: DesignResult, reward: str) -> list[Section]:
     }
     ranked = {name: (list(range(1, len(r) + 1)), sorted(r, reverse=True)) for name, r in rewards.items() if r}
     charts = [histogram(rewards, f"reward: {reward}"), line_chart(ranked, "rank", "reward")]
-    best = [(mol, row) for mol, row in zip(result.molecules, result.table, strict=True) if mol is not None and row["unique"]]
+    best = [
+        (mol, row) for mol, row in zip(result.molecules, result.table, strict=True) if mol is not None and row["unique"]
+    ]
     best = best[:DRAWN]
     legends = [f"{shown(row['reward'])}  (sample {row['sample']})" for _, row in best]
     drawings = [draw_svg([mol for mol, _ in best], legends)] if best else ["<p>no molecule came out</p>"]
@@ -60,7 +62,12 @@ def design_sections(result: DesignResult, reward: str) -> list[Section]:
     rows = [[row["smiles"] or "", *(row[name] for name in columns)] for row in result.table]
     every = Table(["smiles", *(name.replace("_", " ") for name in columns)], rows, text_columns=frozenset({0}))
     return [
-        Section(f"Design for {reward}", "All methods at the same number of network evaluations.", design_table(result), charts),
+        Section(
+            f"Design for {reward}",
+            "All methods at the same number of network evaluations.",
+            design_table(result),
+            charts,
+        ),
         Section("Best designs", "Distinct molecules by reward, best first.", figures=drawings),
         Section("All designs", table=every, folded=True),
     ]

@@ -51,7 +51,9 @@ def molecule_table(report: Mapping[str, Any]) -> Table:
     notes = [f"{report['samples']} samples, {report['molecules']} molecules. {FLOOR_NOTE}"]
     if others:
         notes.append(published.MOLECULE_SOURCE)
-        notes.append("FCD falls with the number of samples: compare it with its floor, and with others only at equal numbers.")
+        notes.append(
+            "FCD falls with the number of samples: compare it with its floor, and with others only at equal numbers."
+        )
     return Table(["", "ours", "std. error", "floor", *others], rows, " ".join([*notes, *report.get("notes", [])]))
 
 
@@ -64,7 +66,9 @@ def molecule_sections(report: Mapping[str, Any]) -> list[Section]:
     ]
     columns = [name for name in report["table"][0] if name != "smiles"]
     cells = [[i, row["smiles"] or "", *(row[name] for name in columns)] for i, row in enumerate(report["table"])]
-    every = Table(["sample", "smiles", *(name.replace("_", " ") for name in columns)], cells, text_columns=frozenset({1}))
+    every = Table(
+        ["sample", "smiles", *(name.replace("_", " ") for name in columns)], cells, text_columns=frozenset({1})
+    )
     return [
         Section("Metrics", _against(report), molecule_table(report)),
         Section("Properties", "Share of the valid samples.", figures=charts),

@@ -176,10 +176,12 @@ def line_chart(
         parts.append(f'<line x1="{left}" x2="{right}" y1="{py}" y2="{py}" stroke="#e6e6e6"/>')
     for number, (name, curve) in enumerate(points.items()):
         colour, y = COLOURS[number % len(COLOURS)], 12 + 17 * number
-        corners = [corner for a, b in zip(curve, curve[1:]) for corner in (a, (b[0], a[1]))] if steps else curve
-        line = " ".join(place(*point) for point in [*corners, *curve[-1:]])
+        corners = [corner for a, b in zip(curve, curve[1:]) for corner in (a, (b[0], a[1]))]
+        line = " ".join(place(*point) for point in ([*corners, curve[-1]] if steps else curve) if curve)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<line x1="{left}" x2="{left + 20}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>')
+        parts.append(
+            f'<line x1="{left}" x2="{left + 20}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>'
+        )
         parts.append(f'<text x="{left + 27}" y="{y}">{html.escape(name)}</text>')
     parts.append(f'<line x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="#888"/>')
     parts.append(f'<text x="{(left + right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')

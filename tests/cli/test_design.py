@@ -61,7 +61,9 @@ def test_guidance_raises_the_reward(model):
 
 def test_design_does_not_depend_on_the_batch(model):
     def smiles(batch_size):
-        result = design_molecules(model, heavy_atoms(), 6, lambda value: SVDD(value, 3, 0.5), seed=2, batch_size=batch_size)
+        result = design_molecules(
+            model, heavy_atoms(), 6, lambda value: SVDD(value, 3, 0.5), seed=2, batch_size=batch_size
+        )
         return [record.smiles for record in result.chosen.records]
 
     assert smiles(1) == smiles(7) == smiles(256)
@@ -82,7 +84,20 @@ def test_table_is_sorted_and_true(model):
 @pytest.mark.parametrize("ending", ["smi", "csv", "sdf"])
 def test_command_writes_designs_settings_and_report(command, tiny_model, tmp_path, ending):
     out, report = tmp_path / "new" / f"designs.{ending}", tmp_path / "report.html"
-    words = ("design", "molecule", "--model", tiny_model, "--reward", "logp", "--num", 4, "--candidates", 2, "--out", out)
+    words = (
+        "design",
+        "molecule",
+        "--model",
+        tiny_model,
+        "--reward",
+        "logp",
+        "--num",
+        4,
+        "--candidates",
+        2,
+        "--out",
+        out,
+    )
     code, printed, _ = command(*words, "--report", report, "--seed", 3)
     assert code == 0
     assert "best of 3" in printed and "reward calls per design" in printed

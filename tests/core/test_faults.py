@@ -45,7 +45,7 @@ from stats import (
 
 from sciflow.core import schedules
 from sciflow.core.grids import Physical, Uniform
-from sciflow.core.noise import Fresh
+from sciflow.core.noise import Fresh, PerSample
 from sciflow.core.sampler import Sampler
 from sciflow.core.solver import drive_one
 from sciflow.core.state import Layout, State
@@ -88,7 +88,7 @@ def has_order(solver) -> bool:
 
 
 def uneven_move_is_exact_enough(solver) -> bool:
-    """A short move after a long one, with data that are linear in the log-SNR (the proof of solvers/test_dpmpp.py).
+    """A short move after a long one, with data that are linear in the log-SNR (also in solvers/test_dpmpp.py).
 
     Exactly x_s = (sigma_s/sigma_t) x + alpha_s (b (h - 1 + e^-h) + x0 (1 - e^-h)) for data x0 + b (lambda - lambda_t).
     """
@@ -106,14 +106,14 @@ def uneven_move_is_exact_enough(solver) -> bool:
     return float((kernel.mean - exact).abs()) < 0.2 * float(rate * h**3)
 
 
-def simulates_its_law(noise, solver=None) -> bool:
+def simulates_its_law(noise, correct=None) -> bool:
     """Simulation against the exact chain law at 8 moves: z-tests of mean and variance."""
-    process, grid, solver = GaussianProcess(VP, kind="score"), Uniform(0.9, 0.1), solver or EulerMaruyama()
+    process, grid, solver = GaussianProcess(VP, kind="score"), Uniform(0.9, 0.1), EulerMaruyama()
     oracle = GaussianOracle(process)
     mean, variance = oracle.law(first_clock(grid, 8))
     x = mean + variance.sqrt() * Fresh(1).normal(torch.zeros(COUNT, 1, dtype=F64), Layout(COUNT))
-    x = run(process, solver, oracle, x, 8, grid, noise)
-    return normal_z(x, *chain_law(process, solver, oracle, 8, grid)) < Z_LIMIT
+    x = run(process, solver, oracle, x, 8, grid, noise, correct=correct)
+    return normal_z(x, *chain_law(process, solver, oracle, 8, grid, correct=correct)) < Z_LIMIT
 
 
 def corrector_is_stationary(solver, bias) -> bool:
@@ -217,6 +217,11 @@ CHECKS = {
     "DPM++ without memory": (has_order, (DPMpp2M(),), (faults.ForgetfulDPMpp2M(),)),
     "DPM++ inverse ratio": (uneven_move_is_exact_enough, (DPMpp2M(),), (faults.InverseRatioDPMpp2M(),)),
     "noise reused across moves": (simulates_its_law, (Fresh(2),), (faults.ReusedNoise(2),)),
+    "corrector and predictor share noise": (
+        simulates_its_law,
+        (PerSample(2), Langevin(0.3)),
+        (faults.PhaselessNoise(2), Langevin(0.3)),
+    ),
     "noise shared by the batch": (simulates_its_law, (Fresh(2),), (faults.SharedNoise(2),)),
     "Langevin noise sqrt(e)": (
         corrector_is_stationary,

@@ -78,8 +78,15 @@ def test_flow_density_of_other_schedules(schedule):
     process = GaussianProcess(schedule, kind="data")
     x = torch.tensor([[0.2], [0.7], [1.5]], dtype=torch.float64)
     alpha = schedule.alpha(ONE)
-    end = Gaussian(torch.full_like(x, 0.7 * float(alpha)), (alpha**2 * 0.25 + schedule.variance(ONE)).sqrt(), process.space, Layout(3))
-    got = flow_log_prob(State({"x": x}, {"x": Layout(3)}), process, oracle(process, 0.7, 0.25), Fresh(0), steps=100, prior=end)
+    end = Gaussian(
+        torch.full_like(x, 0.7 * float(alpha)),
+        (alpha**2 * 0.25 + schedule.variance(ONE)).sqrt(),
+        process.space,
+        Layout(3),
+    )
+    got = flow_log_prob(
+        State({"x": x}, {"x": Layout(3)}), process, oracle(process, 0.7, 0.25), Fresh(0), steps=100, prior=end
+    )
     truth = torch.distributions.Normal(0.7, 0.5).log_prob(x)[:, 0]
     torch.testing.assert_close(got, truth, rtol=0, atol=1e-4)
 
@@ -178,9 +185,7 @@ def test_gaussian_bound_has_its_closed_form_and_converges(steps):
     process, grid = GaussianProcess(schedule, kind="data"), LogSNR(schedule, end=1e-5)
     x = mean + math.sqrt(spread) * normal(4000, 1, seed=1)
     state = State({"x": x}, {"x": Layout(4000)})
-    got = variational_bound(
-        state, {"x": process}, oracle(process, mean, spread), PerSample(1), grid=grid, steps=steps
-    )
+    got = variational_bound(state, {"x": process}, oracle(process, mean, spread), PerSample(1), grid=grid, steps=steps)
     expected = expected_bound(schedule, grid.points(steps), mean, spread)
     assert abs(float(got.mean()) - expected) < 4.42 * float(got.std()) / math.sqrt(4000)
     minus_entropy = -0.5 * math.log(2 * math.pi * math.e * spread)

@@ -24,6 +24,7 @@ from oracles import (
     InterpolantOracle,
     JumpOracle,
     LiftedTokenOracle,
+    MixtureOracle,
     PairOracle,
     f64,
 )
@@ -50,12 +51,12 @@ from stats import (
 import sciflow.processes
 from sciflow.core import schedules
 from sciflow.core.errors import UserError
-from sciflow.core.grids import Physical, Uniform
+from sciflow.core.grids import LogSNR, Physical, Uniform
 from sciflow.core.noise import Fresh
 from sciflow.core.process import Process
 from sciflow.core.sampler import Sampler
 from sciflow.core.solver import known_solvers
-from sciflow.core.state import Layout
+from sciflow.core.state import Layout, State
 from sciflow.processes.anchored import Anchored
 from sciflow.processes.bridge import Bridge
 from sciflow.processes.gaussian import GaussianProcess
@@ -64,6 +65,7 @@ from sciflow.processes.jump import Jump
 from sciflow.processes.masked import Masked
 from sciflow.solvers.adaptive import Adaptive
 from sciflow.solvers.ancestral import Ancestral
+from sciflow.solvers.dpmpp import DPMpp2M
 from sciflow.solvers.euler_maruyama import EulerMaruyama
 from sciflow.solvers.heun import Heun
 from sciflow.solvers.reverse_diffusion import ReverseDiffusion
@@ -195,6 +197,45 @@ def test_simulation_has_the_law_of_the_chain(name, cls):
     assert normal_z(x, *(truth if cls.__name__ == "Adaptive" else law)) < Z_LIMIT
 
 
+@pytest.mark.parametrize("name, cls", [pair for pair in ALLOWED if pair[0] in CONTINUOUS], ids=label)
+def test_single_precision_stays_single(name, cls):
+    """Clocks are float64 on the host; they must not promote a float32 field. Numbers agree to 1e-3 with float64."""
+    ends = []
+    for dtype in (torch.float32, F64):
+        process, oracle, grid, anchor = problem(name, cls)
+        x = torch.linspace(-1, 1, 4, dtype=dtype)[:, None]
+        solver = build(cls, 8, grid.start - grid.end)
+        ends.append(run(process, solver, oracle, x, 8, grid, Replayed(), anchor=anchor))
+        assert ends[-1].dtype == dtype and bool(ends[-1].isfinite().all())
+    torch.testing.assert_close(ends[0].double(), ends[1], rtol=1e-3, atol=1e-3)
+
+
+class Replayed(Fresh):
+    """The same normals in both precisions."""
+
+    def normal(self, like, layout):
+        return super().normal(like.double(), layout).to(like)
+
+
+def test_each_sample_has_its_own_anchor():
+    """An anchored run is the plain run of x - anchor, shifted back; ragged rows, one anchor per row."""
+    plain, index = GaussianProcess(schedules.VP(0.1, 10.0)), torch.tensor([0, 0, 1])
+    anchored, anchor = Anchored(plain), f64([[0.5], [-3.0], [2.0]])
+    x = f64([[0.1], [0.2], [-0.4]])
+    for cls in (Ancestral, EulerMaruyama, Heun, DPMpp2M):
+        ends = []
+        for process, layout, start in (
+            (plain, Layout(2, index), x),
+            (anchored, Layout(2, index, anchor=anchor), x + anchor),
+        ):
+            centre = anchor if process is anchored else 0.0
+            oracle = GaussianOracle(process, mean=2.0 + centre, anchor=centre)
+            state = State({FIELD: start}, {FIELD: layout})
+            sampler = Sampler({FIELD: process}, {FIELD: cls()}, Uniform(0.9, 0.1))
+            ends.append(sampler.run(state, oracle, Fresh(1), steps=5).state[FIELD] - centre)
+        torch.testing.assert_close(*ends)
+
+
 CORRECTING = [(p, cls) for p, cls in ALLOWED if cls.__name__ in CORRECTORS]
 
 
@@ -266,7 +307,38 @@ def test_categorical_bayesian_flow_has_exact_proportions(moves):
     assert chi_square(tokens.bincount(minlength=3), weights) > FALSE_ALARM
 
 
-def test_reverse_sde_with_interpolant_target_is_the_regression_of_its_oracle():
+MIXTURE = f64([0.2, 0.5, 0.3]), f64([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]]), 0.04
+
+
+def mixture_density(x, t):
+    """log p_t(x), written out."""
+    weights, means, spread = MIXTURE
+    alpha, variance = schedules.VP().alpha(t), schedules.VP().alpha(t) ** 2 * spread + schedules.VP().variance(t)
+    squares = ((x[:, None] - alpha * means) ** 2).sum(-1)
+    return (weights.log() - squares / (2 * variance) - variance.log()).logsumexp(-1)
+
+
+def test_mixture_oracle_is_the_score_of_the_noised_density():
+    """Tweedie: E[x0 | x_t] converted to a score is the gradient of the log density, by automatic differentiation."""
+    process, t = GaussianProcess(schedules.VP(), kind="score"), f64(0.3)
+    x = Fresh(1).normal(torch.zeros(9, 2, dtype=F64), Layout(9)).requires_grad_()
+    (score,) = torch.autograd.grad(mixture_density(x, t).sum(), x)
+    torch.testing.assert_close(MixtureOracle(process, *MIXTURE).value(x.detach(), t, Layout(9)), score)
+
+
+@pytest.mark.parametrize("cls, moves", [(Heun, 60), (DPMpp2M, 60), (EulerMaruyama, 200)])
+def test_mixture_proportions(cls, moves):
+    """Not affine: three well separated components keep their weights; chi-square, false alarm 1e-5, 3000 samples."""
+    process = GaussianProcess(schedules.VP(), kind="score")
+    x = Fresh(1).normal(torch.zeros(3000, 2, dtype=F64), Layout(3000))
+    x = run(process, cls(), MixtureOracle(process, *MIXTURE), x, moves, LogSNR(schedules.VP(), 1.0, 1e-3), Fresh(2))
+    component = torch.cdist(x, MIXTURE[1]).argmin(1)
+    assert chi_square(component.bincount(minlength=3), MIXTURE[0]) > FALSE_ALARM
+    spread = ((x - MIXTURE[1][component]) ** 2).mean()
+    assert float(spread) == pytest.approx(MIXTURE[2], rel=0.15)
+
+
+def test_interpolant_target_regresses_to_the_oracle():
     """E[target | x_t], exact: the target is affine in (x0, x1, x_t), all jointly normal."""
     process = CONTINUOUS["StochasticInterpolant"][0]
     oracle, t, layout = InterpolantOracle(process, ENDS), f64(0.3), Layout(5)

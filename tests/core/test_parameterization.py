@@ -141,7 +141,9 @@ def test_unknown_kinds_are_refused():
 
 def test_replace_keeps_the_rest():
     process = GaussianProcess()
-    pred = Prediction(torch.zeros(1, 1), "noise", process, torch.ones(1, 1), torch.tensor(0.5), Layout(1), torch.ones(1))
+    pred = Prediction(
+        torch.zeros(1, 1), "noise", process, torch.ones(1, 1), torch.tensor(0.5), Layout(1), torch.ones(1)
+    )
     new = pred.replace(torch.ones(1, 1), "data")
     assert new.kind == "data" and new.x is pred.x and new.variance is pred.variance
     assert math.isclose(float(new.to("data")), 1.0)

@@ -245,6 +245,18 @@ def test_order_and_memory_of_hooks():
         torch.testing.assert_close(end["b"], start["b"] + 2)
 
 
+def test_hooks_have_the_last_word_on_the_final_mean():
+    """A constraint imposed after each move (a = 0) holds for the mean too."""
+
+    class Zero(Hook):
+        def after(self, state, kernels, move):
+            return state.put(a=torch.zeros_like(state["a"]))
+
+    sampler = Sampler(PAIR, {"a": Ancestral()}, GRID, hooks=[Zero()])
+    solution = sampler.run(pair_state(), Spy(), Fresh(), steps=2, final="mean", record=True)
+    assert bool((solution.state["a"] == 0).all()) and solution.path[-1] is solution.state
+
+
 def test_candidates_are_draws_of_the_same_kernel_without_network_calls():
     log, spy = [], Spy()
     hook = Log("first", log, candidates=4)

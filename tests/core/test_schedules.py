@@ -10,7 +10,19 @@ from torch import Tensor
 
 from sciflow.core.schedules import BFN, OU, VE, VP, Brownian, CategoricalBFN, Cosine, Schedule, SubVP
 
-SCHEDULES = [VP(), VP(0.2, 5.0), SubVP(), VE(), VE(0.1, 1.0), Cosine(), OU(), OU(0.7, 0.3), Brownian(2.0), BFN(), BFN(0.3)]
+SCHEDULES = [
+    VP(),
+    VP(0.2, 5.0),
+    SubVP(),
+    VE(),
+    VE(0.1, 1.0),
+    Cosine(),
+    OU(),
+    OU(0.7, 0.3),
+    Brownian(2.0),
+    BFN(),
+    BFN(0.3),
+]
 SCHEDULES += [CategoricalBFN(5), CategoricalBFN(2, 0.8)]
 GENERAL = [s for s in SCHEDULES if not isinstance(s, (BFN, CategoricalBFN))]
 

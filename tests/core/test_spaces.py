@@ -36,7 +36,12 @@ CASES = {
     "com-dense-frames": (ZeroCoM(), normal(3, 5, 4, 3), Layout(3, mask=MASK[..., None, None]), [33, 21, 45]),
     "symmetric": (SymmetricMatrix(), normal(3, 5, 5), Layout(3), [10, 10, 10]),
     "symmetric-padded": (SymmetricMatrix(), normal(3, 5, 5), Layout(3, mask=pair_mask(MASK)), [3, 1, 6]),
-    "symmetric-channels": (SymmetricMatrix(), normal(3, 5, 5, 2), Layout(3, mask=pair_mask(MASK)[..., None]), [6, 2, 12]),
+    "symmetric-channels": (
+        SymmetricMatrix(),
+        normal(3, 5, 5, 2),
+        Layout(3, mask=pair_mask(MASK)[..., None]),
+        [6, 2, 12],
+    ),
     "torus": (Torus(2.0), normal(9, 2), Layout(3, INDEX), [6, 4, 8]),
 }
 cases = pytest.mark.parametrize("space, x, layout, dims", CASES.values(), ids=CASES.keys())
@@ -91,8 +96,10 @@ def test_centre_of_mass_stays_at_zero_over_many_moves():
         for _ in range(100):
             x = Gaussian(0.99 * x, torch.tensor(0.1, dtype=torch.float64), space, layout).sample(draws)
         middle = tuple(range(1, x.ndim - 1))
-        centre = x.sum(middle) if layout.index is None else torch.zeros(3, 3, dtype=x.dtype).index_add(
-            0, layout.index, x.sum(middle) if middle else x
+        centre = (
+            x.sum(middle)
+            if layout.index is None
+            else torch.zeros(3, 3, dtype=x.dtype).index_add(0, layout.index, x.sum(middle) if middle else x)
         )
         assert centre.abs().max() < 1e-12
 

@@ -29,7 +29,10 @@ def test_per_sample_sums_dense_masked_and_ragged():
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1.0]])[..., None]
     assert Layout(2).per_sample(x).tolist() == [66.0, 210.0]
     assert Layout(2, mask=mask).per_sample(x).tolist() == [15.0, 210.0]
-    assert Layout(2, mask=mask).per_sample(x.sum(-1)).tolist() == [15.0, 210.0]  # entries reduced over the last dimension
+    assert Layout(2, mask=mask).per_sample(x.sum(-1)).tolist() == [
+        15.0,
+        210.0,
+    ]  # entries reduced over the last dimension
     assert Layout(2, mask=mask[..., 0]).per_sample(x).tolist() == [15.0, 210.0]
     rows = torch.arange(12.0).reshape(6, 2)
     assert Layout(3, INDEX).per_sample(rows).tolist() == [6.0, 9.0, 51.0]

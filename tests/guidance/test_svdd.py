@@ -110,7 +110,13 @@ def test_law_of_one_token_by_enumeration():
 
 
 def test_selection_weights():
-    values = f64([[0.0, 1.0, -torch.inf, torch.nan], [math.log(2), 1.0, 3.0, -torch.inf], [math.log(3), 0.0, torch.nan, torch.nan]])
+    values = f64(
+        [
+            [0.0, 1.0, -torch.inf, torch.nan],
+            [math.log(2), 1.0, 3.0, -torch.inf],
+            [math.log(3), 0.0, torch.nan, torch.nan],
+        ]
+    )
     assert torch.allclose(selection_weights(values, 1.0)[:, 0], f64([1, 2, 3]) / 6)
     assert torch.allclose(selection_weights(values, 0.0)[:, 1], f64([0.5, 0.5, 0]))  # a tie is decided by lot
     assert torch.equal(selection_weights(values, 0.3)[:, 2], f64([0, 1, 0]))  # NaN and -inf are never taken ...
@@ -121,7 +127,8 @@ def test_zero_temperature_takes_the_best_of_all_fields_together():
     """Dense and ragged fields of a sample come from the same option."""
     dense, ragged = Layout(3), Layout(3, index=torch.tensor([0, 0, 1, 2, 2, 2]))
     options = [
-        State({"a": torch.full((3, 2), float(m)), "b": torch.full((6, 1), float(m))}, {"a": dense, "b": ragged}) for m in range(4)
+        State({"a": torch.full((3, 2), float(m)), "b": torch.full((6, 1), float(m))}, {"a": dense, "b": ragged})
+        for m in range(4)
     ]
     rank = torch.tensor([[0.0, 9.0, 1.0, 2.0], [5.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 1.0]]).T  # (M, B)
     hook = SVDD(lambda clean: rank.flatten(), 4, alpha=0)

@@ -117,7 +117,9 @@ def test_per_entry_divides_by_the_free_coordinates():
 
 def test_padding_and_batch_mates_do_not_change_a_loss():
     process, t = GaussianProcess(VP()), torch.tensor([0.4, 0.4], dtype=torch.float64)
-    x, x0, noise = (torch.randn(2, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    x, x0, noise = (
+        torch.randn(2, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in range(3)
+    )
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]], dtype=torch.float64)[..., None]
     both = Regression()(Prediction(noise, "noise", process, x * mask, t, Layout(2, mask=mask)), example(x0 * mask))
     small = (v[1:, :1] for v in (noise, x, x0))
@@ -158,7 +160,14 @@ def test_cross_entropy_of_tokens():
     pred = Prediction(logits, "logits", process, x0, torch.tensor(0.5), layout)
     truth = torch.nn.functional.cross_entropy(logits.transpose(1, 2), x0, reduction="none")
     torch.testing.assert_close(CrossEntropy()(pred, example(x0)), (truth * mask).sum(1) / mask.sum(1))
-    soft = Prediction(logits.softmax(-1), "data", GaussianProcess(kind="data"), logits, torch.tensor(0.5), replace(layout, mask=mask[..., None]))
+    soft = Prediction(
+        logits.softmax(-1),
+        "data",
+        GaussianProcess(kind="data"),
+        logits,
+        torch.tensor(0.5),
+        replace(layout, mask=mask[..., None]),
+    )
     one_hot = torch.nn.functional.one_hot(x0, 4).double() * mask[..., None]
     torch.testing.assert_close(CrossEntropy()(soft, example(one_hot)), (truth * mask).sum(1) / mask.sum(1))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciflow.core.noise import PerSample, PRIOR
+from sciflow.core.noise import PRIOR, PerSample
 from sciflow.core.process import Prediction
 from sciflow.core.schedules import OU, VE, VP
 from sciflow.core.spaces import Torus

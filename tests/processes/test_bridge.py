@@ -28,7 +28,9 @@ def test_brownian_bridge(t):
         X0, torch.tensor(t, dtype=torch.float64), LAYOUT, X1
     )
     torch.testing.assert_close(kernel.mean, (1 - t) * X0 + t * X1, rtol=1e-14, atol=1e-14)
-    torch.testing.assert_close(kernel.std**2, torch.tensor(0.49 * t * (1 - t), dtype=torch.float64), rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(
+        kernel.std**2, torch.tensor(0.49 * t * (1 - t), dtype=torch.float64), rtol=1e-13, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
@@ -48,7 +50,9 @@ def test_posterior_forgets_the_far_end():
     t, s = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64)
     kernel = Bridge(GaussianProcess(Brownian(2.0), kind="data")).posterior(X, X0, t, s, LAYOUT)
     torch.testing.assert_close(kernel.mean, X0 + 0.25 * (X - X0), rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(kernel.std**2, torch.tensor(4 * 0.2 * 0.6 / 0.8, dtype=torch.float64), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        kernel.std**2, torch.tensor(4 * 0.2 * 0.6 / 0.8, dtype=torch.float64), rtol=1e-13, atol=0
+    )
 
 
 def test_reverse_drift_points_to_the_data():

@@ -68,7 +68,10 @@ def test_per_sample_clocks():
 
 def test_everything_is_unmasked_at_zero():
     zero = torch.zeros((), dtype=torch.float64)
-    for kernel in (PROCESS.posterior(TOKENS, probabilities(), T, zero, LAYOUT), PROCESS.reconstruction(TOKENS, probabilities(), T, LAYOUT)):
+    for kernel in (
+        PROCESS.posterior(TOKENS, probabilities(), T, zero, LAYOUT),
+        PROCESS.reconstruction(TOKENS, probabilities(), T, LAYOUT),
+    ):
         assert kernel.probs[..., MASK].max() == 0
         assert (kernel.sample(Fresh(0)) != MASK).all()
 

@@ -38,11 +38,11 @@ class GraphData(ScienceData):
         train, val, test, info = graph_dataset(self.source, self.validation, self.test, self.seed)
         self.codec = self.codec_type.infer(train)  # type: ignore[attr-defined]
         self.spec = {"domain": "graphs", "data": info}
-        return {
-            name: StateSamples(self.codec.to_state(graphs))
-            for name, graphs in {"train": train, "val": val, "test": test}.items()
-            if graphs
-        }
+        splits: dict[str, Samples] = {}
+        for name, graphs in (("train", train), ("val", val), ("test", test)):
+            if graphs:
+                splits[name] = StateSamples(self.codec.to_state(graphs))
+        return splits
 
 
 class GDSSGraphData(GraphData):

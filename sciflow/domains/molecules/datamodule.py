@@ -48,7 +48,7 @@ class MoleculeData(ScienceData):
         """Parse (cached), split, infer the codec from all of the set so that no test atom is unknown."""
         split = molecule_dataset(self.source, validation=self.validation, test=self.test, seed=self.seed)
         parts = {"train": split.train.arrays, "val": split.validation.arrays, "test": split.test.arrays}
-        self.codec = self.codec_type.infer(split.train.arrays)
+        self.codec = self.codec_type.infer(*parts.values())
         self.spec = {"domain": "molecules", "data": split.info}
         return {name: _Molecules(self.codec, arrays) for name, arrays in parts.items()}
 

@@ -57,7 +57,8 @@ def evaluate_molecules(
             records, or molecules that `MoleculeCodec.to_objects` made (or an SDF or CSV file of those).
         reference: canonical SMILES of the test set.
         train: canonical SMILES of the training set, for novelty and floors.
-        reference_statistics: ChemNet statistics of the reference (`qm9_test_statistics`); None: computed.
+        reference_statistics: `qm9_test_statistics()` if the reference is that set (whose floors are tabulated); None:
+            ChemNet statistics and floor are computed.
         fcd: leave the Frechet ChemNet Distance out with False (about 6 ms per molecule; needs the extra ``fcd``).
         seed: of the random training molecules behind the floors.
 

@@ -1,0 +1,129 @@
+"""`sciflow evaluate`: right dispatch, right numbers in simple cases, files, and one-line refusals."""
+
+from __future__ import annotations
+
+import json
+
+import networkx as nx
+import pytest
+
+pytest.importorskip("rdkit")
+
+from sciflow import evaluate
+from sciflow.core.errors import UserError
+
+CHAINS = ["C" * n for n in range(1, 9)]
+ALCOHOLS = ["C" * n + "O" for n in range(1, 9)]
+
+
+def smiles_file(path, smiles):
+    path.write_text("smiles\n" + "\n".join(smiles) + "\n")
+    return path
+
+
+@pytest.fixture
+def sets(tmp_path):
+    return smiles_file(tmp_path / "train.csv", CHAINS), smiles_file(tmp_path / "test.csv", ALCOHOLS)
+
+
+def test_molecule_file_against_files(command, sets, tmp_path):
+    """Ethane and octane are training molecules, propanol is not, one entry is broken, one repeats."""
+    train, test = sets
+    samples, out, report = (
+        smiles_file(tmp_path / "s.csv", ["CC", "CCCCCCCC", "CCCO", "C1CC((", "CCCO"]),
+        tmp_path / "m.json",
+        tmp_path / "r.html",
+    )
+    words = (
+        "evaluate",
+        samples,
+        "--reference",
+        test,
+        "--train",
+        train,
+        "--protocol",
+        "fast",
+        "--out",
+        out,
+        "--report",
+        report,
+    )
+    code, printed, _ = command(*words)
+    assert code == 0 and "1 skipped" in printed.replace("\n", " ")
+    result = json.loads(out.read_text())
+    assert (result["domain"], result["samples"], result["molecules"]) == ("molecules", 5, 4)
+    value = {name: figure["value"] for name, figure in result["metrics"].items()}
+    assert value["validity"] == 0.8
+    assert value["uniqueness"] == 0.75
+    assert value["novelty"] == pytest.approx(1 / 3)
+    assert "fcd" not in value and "validity_without_correction" not in value
+    assert "<svg" in report.read_text()
+
+
+def test_sidecar_of_sample_counts_empty_samples(sets, tmp_path):
+    """`sciflow sample` leaves no line for an empty sample in a .smi file but counts it beside it."""
+    train, test = sets
+    samples = tmp_path / "s.smi"
+    samples.write_text("CC 0\nCCO 2\n")
+    (tmp_path / "s.smi.json").write_text('{"num": 4, "empty_samples": 2}')
+    assert evaluate(samples, test, train=train, protocol="fast")["metrics"]["validity"]["value"] == 0.5
+
+
+def test_objects_in_python(sets):
+    train, test = sets
+    result = evaluate(["CC", None], test, train=train, protocol="fast")
+    assert result["domain"] == "molecules" and result["metrics"]["validity"]["value"] == 0.5
+
+
+def test_graphs(command, tmp_path):
+    """Graphs that ARE the reference: every MMD is 0; all of them copies when the training set is the same file."""
+    from sciflow.domains.graphs.files import write_npz
+
+    graphs = [nx.cycle_graph(n) for n in range(4, 12)]
+    write_npz(tmp_path / "g.npz", graphs)
+    out = tmp_path / "m.json"
+    words = (
+        "evaluate",
+        tmp_path / "g.npz",
+        "--reference",
+        tmp_path / "g.npz",
+        "--train",
+        tmp_path / "g.npz",
+        "--out",
+        out,
+    )
+    code, printed, _ = command(*words, "--report", tmp_path / "r.html")
+    assert code == 0 and "average MMD" in printed
+    result = json.loads(out.read_text())
+    assert result["domain"] == "graphs"
+    assert max(abs(value) for value in result["mmd"].values()) < 1e-12
+    assert result["copies_of_train"] == 1.0
+    assert evaluate(graphs, tmp_path / "g.npz", train=tmp_path / "g.npz", protocol="spectre")["kernel"] == "tv"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words", "expected"),
+    [
+        ("missing.smi", None, (), "no such file"),
+        ("empty.smi", "", (), "got no molecule"),
+        ("broken.smi", "C1CC((\n", (), "got no molecule"),
+        ("columns.csv", "name,value\na,1\n", (), "expected one named smiles"),
+        ("unknown.xyz", "C 0 0 0\n", (), "does not tell the domain"),
+        ("good.smi", "CC\n", ("--domain", "cells"), "expected one of molecules, graphs"),
+        ("good.smi", "CC\n", ("--domain", "graphs", "--protocol", "gdss"), ".csv"),
+        ("good.smi", "CC\n", ("--protocol", "magic"), "expected one of gdss, fast"),
+        ("good.smi", "CC\n", ("--reference", "nothing"), "nothing"),
+        ("good.smi", "CC\n", ("--out", "/proc/nowhere/m.json"), "cannot be written"),
+    ],
+)
+def test_refusals(refused, sets, tmp_path, file, content, words, expected):
+    train, test = sets
+    if content is not None:
+        (tmp_path / file).write_text(content)
+    given = ("evaluate", tmp_path / file, "--reference", test, "--train", train, "--protocol", "fast", *words)
+    assert expected in refused(*given)
+
+
+def test_unknown_protocol_in_python(sets):
+    with pytest.raises(UserError, match="expected one of gdss, fast"):
+        evaluate(["CC"], sets[1], protocol="other")
