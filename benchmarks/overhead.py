@@ -1,8 +1,8 @@
 """What the sampling loop costs beside the network: (sampling time - network time)/network time.
 
-The network is matrix products calibrated to 1 ms and 20 ms; its time is measured inside the same run. Times are CPU times,
-on one thread, which other load on the machine changes little. States: one dense field (128, 16), and a molecule-like pair
-x (128, 9, 4), adj (128, 9, 9, 4), symmetric and masked. The median over the repeats counts.
+The network is matrix products calibrated to 1 ms and 20 ms; its time is measured inside the same run. Times are CPU
+times, on one thread, which other load on the machine changes little. States: one dense field (128, 16), and a
+molecule-like pair x (128, 9, 4), adj (128, 9, 9, 4), symmetric and masked. The median over the repeats counts.
 
     OMP_NUM_THREADS=1 python benchmarks/overhead.py [--steps 200] [--repeats 3] [--seed 0]
 """

@@ -2,9 +2,9 @@
 
 | domain | protocol | what it computes |
 |---|---|---|
-| molecules | `gdss` | validity, uniqueness, novelty, connectivity, QED/logP/SA, NSPDK MMD, and FCD where `fcd_torch` is installed |
+| molecules | `gdss` | validity, uniqueness, novelty, connectivity, QED/logP/SA, NSPDK MMD; FCD if `fcd_torch` |
 | molecules | `fast` | the same without FCD |
-| graphs | `gdss` | degree, clustering, orbit, spectral MMD with Gaussian-EMD kernels; connectivity, uniqueness, copies |
+| graphs | `gdss` | degree, clustering, orbit, spectral MMD (Gaussian-EMD kernels); connectivity, copies |
 | graphs | `spectre` | the same with total-variation kernels (SPECTRE, DiGress) |
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 from sciflow.core.errors import UserError
 
 PROTOCOLS = {"molecules": ("gdss", "fast"), "graphs": ("gdss", "spectre")}
+DRAWN_GRAPHS = 18  # kept in the result for drawings
 ENDINGS = {
     "molecules": (".smi", ".smiles", ".csv", ".tsv", ".sdf"),
     "graphs": (".npz", ".g6", ".graphml", ".json", ".edgelist"),
@@ -99,22 +100,29 @@ def _graphs(objects: Any, reference: str | Path, protocol: str, train: str | Pat
         objects, skipped, _ = read_graphs(objects)
     kernel = "emd" if protocol == "gdss" else "tv"
     report = evaluate_graphs(objects, target, known or None, kernel=kernel, seed=seed)
-    report["skipped"] = {**skipped, **report["skipped"]}
-    return report
+    first = [{"nodes": len(graph), "edges": _local_edges(graph)} for graph in objects if len(graph)][:DRAWN_GRAPHS]
+    return {**report, "skipped": {**skipped, **report["skipped"]}, "first_graphs": first}
+
+
+def _local_edges(graph: Any) -> list[list[int]]:
+    """Edges of a graph as pairs of node numbers 0 .. n-1."""
+    number = {node: i for i, node in enumerate(graph)}
+    return [[number[u], number[v]] for u, v in graph.edges()]
 
 
 def _molecules(
     objects: Any, reference: str | Path, protocol: str, train: str | Path | None, seed: int
 ) -> dict[str, Any]:
+    from sciflow.data import resolve
     from sciflow.domains.molecules.data import molecule_dataset, parse_file
     from sciflow.domains.molecules.files import read_molecules
     from sciflow.domains.molecules.metrics import evaluate_molecules
-    from sciflow.data import resolve
 
     notes = []
     if isinstance(objects, (str, Path)):
         molecules, read = read_molecules(objects)
-        empty = max(_sidecar(objects).get("empty_samples", 0), read.n_skipped)
+        listed = str(objects).endswith(".csv")  # a CSV keeps a line without SMILES for an empty sample, others do not
+        empty = read.n_skipped + (0 if listed else _sidecar(objects).get("empty_samples", 0))
         objects = [*molecules, *[None] * empty]  # what was generated but is no molecule counts as invalid
         notes.append(f"{read}; {empty} samples without a molecule count as invalid")
     if train is None:
@@ -127,7 +135,26 @@ def _molecules(
         notes.append("no FCD: fcd_torch is not installed (pip install 'sciflow[fcd]')")
     statistics = _qm9_statistics() if with_fcd and train is None and str(reference) == "qm9" else None
     report = evaluate_molecules(objects, target, known, reference_statistics=statistics, fcd=with_fcd, seed=seed)
-    return {**report, "reference": len(target), "train": len(known), "notes": notes}
+    return {
+        **report,
+        "reference": len(target),
+        "train": len(known),
+        "notes": notes,
+        "reference_properties": _properties(target, seed),
+    }
+
+
+def _properties(smiles: list[str], seed: int, count: int = 500) -> dict[str, list[float]]:
+    """QED, logP and SA score of a random part of the reference, for histograms."""
+    import random
+
+    from rdkit import Chem
+
+    from sciflow.domains.molecules.metrics import PROPERTIES
+
+    chosen = random.Random(seed).sample(smiles, min(count, len(smiles)))
+    molecules = [Chem.MolFromSmiles(one) for one in chosen]
+    return {name: [float(function(molecule)) for molecule in molecules] for name, function in PROPERTIES.items()}
 
 
 def _qm9_statistics() -> Any:

@@ -1,7 +1,7 @@
-"""Numbers of the catalog of papers (appendix A), computed by other code in float64, against the real processes and solvers.
+"""Numbers of the catalog of papers (appendix A), computed by other code, against the real processes and solvers.
 
-On Gaussian data every solver step is affine, x_s = A x_t + c + N(0, Q): two probes of the step give A and c, its kernel gives
-Q, and mean and variance follow exactly. These tests are deterministic except A41 and A42.
+On Gaussian data every solver step is affine, x_s = A x_t + c + N(0, Q): two probes of the step give A and c, its
+kernel gives Q, and mean and variance follow exactly. These tests are deterministic except A41 and A42.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def test_a06_to_a08_euler_maruyama(schedule, steps, end, mean, variance):
 def test_a09_euler_maruyama_variance_exploding():
     """VE (.01, 50), 1000 uniform steps from 1 to 1e-5, started from the prior N(0, sigma_max^2): .69994, .25001.
 
-    The catalog's VE starts from a point: its variance is sigma(t)^2 - sigma_min^2. Ours is sigma(t)^2 (as in Song's code),
-    so data of variance .25 there are data of variance .25 - sigma_min^2 here.
+    The catalog's VE starts from a point: its variance is sigma(t)^2 - sigma_min^2. Ours is sigma(t)^2 (as in Song's
+    code), so data of variance .25 there are data of variance .25 - sigma_min^2 here.
     """
     process = GaussianProcess(VE(0.01, 50.0), kind="data")
     answer = gaussian_data(0.7, 0.25 - 0.01**2)
@@ -146,7 +146,7 @@ def test_a10_stationary_variance_of_the_langevin_corrector():
 
 
 def test_a11_flow_map_of_edm():
-    """Psi from sigma = 5 to 0 at x = 3 for data N(1, .25): sigma = 5 sqrt(t), Heun, Richardson-extrapolated in the step."""
+    """Psi from sigma = 5 to 0 at x = 3 for data N(1, .25): sigma = 5 sqrt(t), Heun with Richardson extrapolation."""
     process = GaussianProcess(Brownian(5.0), kind="data")
 
     def flow(steps: int) -> float:

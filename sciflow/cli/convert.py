@@ -1,7 +1,9 @@
-"""Turn an official checkpoint of another project into a sciflow model. Nothing in the file is executed.
+"""Turn an official checkpoint of another project into a sciflow model.
 
-sciflow convert gdss gdss_qm9.pth qm9-official.safetensors
-sciflow sample qm9-official.safetensors --num 1000 --out molecules.smi
+    sciflow convert gdss gdss_qm9.pth qm9-official.safetensors
+    sciflow sample qm9-official.safetensors --num 1000 --out molecules.smi
+
+Nothing in the file is executed.
 """
 
 from __future__ import annotations

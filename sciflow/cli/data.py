@@ -4,7 +4,7 @@
     sciflow data list zinc250k
     sciflow data get zinc250k
 
-Names resolve in this order: the folder in SCIFLOW_DATA, the user cache (SCIFLOW_CACHE), the small sets that ship with sciflow.
+Names resolve in this order: the folder in SCIFLOW_DATA, the user cache (SCIFLOW_CACHE), the small sets that ship.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Generate molecules with a high reward. Beside the result stands what a plain best-of-N reaches at the same cost.
 
-    sciflow design molecule --model qm9-gdss --reward qed --guidance svdd --num 64 --out designs.sdf --report designs.html
-    sciflow design molecule --model qm9-gdss --reward similarity:CCO --guidance best_of --candidates 16 --out designs.csv
-    sciflow design molecule --model mine.ckpt --reward my_rewards:binding --guidance svdd --alpha 0.5 --out designs.smi
+    sciflow design molecule --reward qed --guidance svdd --num 64 --out designs.sdf --report designs.html
+    sciflow design molecule --reward similarity:CCO --guidance best_of --candidates 16 --out designs.csv
+    sciflow design molecule --model mine.ckpt --reward my_rewards:binding --alpha 0.5 --out designs.smi
 
-Rewards: qed, logp, sa, similarity:SMILES, or module:function, a Python function of an RDKit molecule (no gradient needed).
-Guidance svdd chooses among M candidates after every move (Li et al. 2024, arXiv 2408.08252); best_of keeps the best of M samples.
-The file lists the designs best first; FILE.json beside it holds the settings and the figures of all methods.
+Rewards: qed, logp, sa, similarity:SMILES, or module:function, a Python function of an RDKit molecule (no gradient
+needed). Guidance svdd chooses among M candidates after every move (Li et al. 2024, arXiv 2408.08252); best_of keeps the
+best of M samples. FILE lists the designs best first; FILE.json beside it holds settings and figures of all methods.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start", type=float, default=1.0, help="svdd: acts from this clock (1 noise, 0 data) on")
     parser.add_argument("--every", type=int, default=1, help="svdd: acts on every k-th move")
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .smi, .sdf or .csv")
+    parser.add_argument("--out", type=Path, default=Path("designs.sdf"), help="file to write: .smi, .sdf or .csv")
     parser.add_argument("--report", type=Path, default=None, help="HTML page with tables, charts and drawings")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     parser.add_argument("--steps", type=int, default=None, help="moves of the sampler; default: the model's own")

@@ -1,8 +1,10 @@
 """Published metrics of a file of samples, each with the floor that real data reach and, where known, published figures.
 
-sciflow evaluate molecules.smi --domain molecules --reference qm9 --out metrics.json --report report.html
-sciflow evaluate graphs.npz --reference community_small
-sciflow evaluate mine.csv --reference test.csv --train train.csv --protocol fast
+    sciflow evaluate molecules.smi --domain molecules --reference qm9 --out metrics.json --report report.html
+    sciflow evaluate graphs.npz --reference community_small
+    sciflow evaluate mine.csv --reference test.csv --train train.csv --protocol fast
+
+Samples without a molecule and broken entries count as invalid; what was skipped is printed.
 """
 
 from __future__ import annotations

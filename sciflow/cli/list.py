@@ -3,7 +3,7 @@
     sciflow list
     sciflow list solvers
 
-The list is read from the source files without importing them, so it answers at once and without the scientific libraries.
+The list is read from the source files without importing them: it answers at once, without any scientific library.
 """
 
 from __future__ import annotations

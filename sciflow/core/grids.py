@@ -70,8 +70,8 @@ class _BySchedule(Grid):
         ends = self.schedule.log_snr(torch.tensor([self.start, self.end], dtype=torch.float64))
         if not ends.isfinite().all():
             raise ValueError(
-                f"log(alpha/sigma) of {type(self.schedule).__name__} is {ends.tolist()} at {self.start} and {self.end}; "
-                "move these ends inside (0, 1)"
+                f"log(alpha/sigma) of {type(self.schedule).__name__} is {ends.tolist()} at the ends "
+                f"{self.start} and {self.end}; move them inside (0, 1)"
             )
         return ends
 

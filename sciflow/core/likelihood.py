@@ -1,8 +1,8 @@
 r"""Likelihoods: of the probability flow (Song et al. 2021, appendix D.2) and the variational bound from kernels.
 
 Along dx/dt = u(x, t) the density obeys d log p/dt = -div u, so log p_0(x) = log p_1(x_1) + int_0^1 div u dt. The pair
-(x, log p) is integrated by the classical Runge-Kutta method. The divergence is exact (one backward pass per coordinate) or
-Skilling-Hutchinson: E[v . J v] over Rademacher v, one backward pass per probe.
+(x, log p) is integrated by the classical Runge-Kutta method. The divergence is exact (one backward pass per coordinate)
+or Skilling-Hutchinson: E[v . J v] over Rademacher v, one backward pass per probe.
 
 Divergences count the free coordinates of the space: pairs once for symmetric matrices, no centre of mass.
 
@@ -167,7 +167,7 @@ def variational_bound(
 ) -> Tensor:
     """One-sample estimate of the bound on log p(x0), in nats: (B,). Averaging over noise seeds removes its spread.
 
-    Each move but the last is one term: x_t is drawn from the marginal and the true posterior is compared with the model's.
+    Each move but the last is one term: x_t is drawn from the marginal, the true posterior is compared with the model's.
     The last one goes to the data itself (`process.reconstruction`), so its start should be near t = 0.
 
     Args:
@@ -184,7 +184,8 @@ def variational_bound(
     for name, p in processes.items():
         missing = {"prior", "marginal", "posterior", "reconstruction"} - p.provides()
         if missing:
-            raise UserError(f"field '{name}': {type(p).__name__} has no {', '.join(sorted(missing))}, which the bound needs")
+            lacks = ", ".join(sorted(missing))
+            raise UserError(f"field '{name}': {type(p).__name__} has no {lacks}, which the bound needs")
     moves = [Move(i, t, s) for i, (t, s) in enumerate(grid.moves(steps))]
     total = torch.zeros(state.batch, dtype=torch.float64)
     with torch.no_grad():

@@ -44,7 +44,7 @@ class Process(nn.Module, Configurable):
     - `prior(like, layout) -> Kernel`: law at t = 1 for a field shaped like `like`.
     - `marginal(x0, t, layout, x1=None) -> Kernel`: q(x_t | x0), pinned at x1 if given.
     - `posterior(x_t, x0, t, s, layout) -> Kernel`: q(x_s | x_t, x0), x0 a point or probabilities.
-    - `reconstruction(x_t, x0, t, layout) -> Kernel`: law of the data given x_t near t = 0 and a prediction (likelihood bound).
+    - `reconstruction(x_t, x0, t, layout) -> Kernel`: law of the data given x_t near t = 0 and the prediction x0.
     - `sde(x, pred, t, layout) -> (drift, g)`: the SDE run in the direction of generation, as dx = drift dt + g dW, dt < 0.
     - `velocity(x, pred, t, layout)`: dx/dt of the deterministic flow with the same marginals.
     - `noise_sde(x, t, layout) -> (drift, g)`: the SDE that adds noise, dt > 0; no network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -38,13 +39,26 @@ class UniformTime(TimeLaw):
         return low + (1 - low) * u
 
 
-class Stratified(UniformTime):
-    """One clock in each of B equal slices, in random order of the batch: same law per sample, lower variance of the mean."""
+class Stratified(TimeLaw):
+    """One clock in each of B equal slices of another law: same law per sample, lower variance of the batch mean.
+
+    Args:
+        law: The law; uniform by default.
+        low: Smallest clock, if no law is given.
+    """
+
+    def __init__(self, law: TimeLaw | None = None, low: float = 1e-3) -> None:
+        self.law = law if law is not None else UniformTime(low)
+        super().__init__(self.law.low)
 
     def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
         """Slice i of the batch holds (i + u_i)/B; a batch is exchangeable, so the order need not be shuffled."""
         slices = (torch.arange(len(u), device=u.device, dtype=u.dtype) + u) / len(u)
-        return low + (1 - low) * slices
+        return self.law.transform(slices, low)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """As the law's."""
+        return self.law.weight(t)
 
 
 class Shared(UniformTime):
@@ -97,3 +111,26 @@ class PowerTime(TimeLaw):
         """exponent v^(1 - 1/exponent) with v = (t - low)/(1 - low)."""
         v = ((t - self.low) / (1 - self.low)).clamp_min(1e-12)
         return self.exponent * v ** (1 - 1 / self.exponent)
+
+
+class SineTime(TimeLaw):
+    """t = low + (1 - low) (arccos(1 - 2u)/pi)^exponent: few clocks near the ends, where there is little to learn.
+
+    For exponent 1 the density is (pi/2) sin(pi t); larger exponents move it towards data.
+    """
+
+    def __init__(self, exponent: float = 1.0, low: float = 1e-3) -> None:
+        super().__init__(low)
+        if exponent <= 0:
+            raise ValueError(f"exponent must be positive, got {exponent}")
+        self.exponent = exponent
+
+    def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
+        """Inverse distribution function."""
+        return low + (1 - low) * (torch.arccos(1 - 2 * u) / math.pi) ** self.exponent
+
+    def weight(self, t: Tensor) -> Tensor:
+        """exponent v^(1 - 1/exponent) / ((pi/2) sin(pi v^(1/exponent))), v = (t - low)/(1 - low)."""
+        v = ((t - self.low) / (1 - self.low)).clamp(1e-6, 1 - 1e-6)
+        sine = 0.5 * math.pi * torch.sin(math.pi * v ** (1 / self.exponent))
+        return self.exponent * v ** (1 - 1 / self.exponent) / sine

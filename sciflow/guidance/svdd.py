@@ -45,8 +45,8 @@ class SVDD(Hook):
     ) -> None:
         if candidates < 1 or every < 1 or alpha < 0:
             raise UserError(
-                f"SVDD: got candidates={candidates}, alpha={alpha}, every={every}; expected candidates >= 1, alpha >= 0, "
-                "every >= 1"
+                f"SVDD: got candidates={candidates}, alpha={alpha}, every={every}; "
+                "expected candidates >= 1, alpha >= 0, every >= 1"
             )
         self.value, self.candidates, self.alpha, self.start, self.every = value, candidates, alpha, start, every
 

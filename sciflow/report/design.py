@@ -7,6 +7,9 @@ from sciflow.domains.molecules.render import draw_svg
 from sciflow.report.html import Section, Table, histogram, line_chart, shown
 
 DRAWN = 24
+INTRODUCTION = (
+    "Best of N costs as many network evaluations as what it is compared with; unguided is one plain sample per design."
+)
 ROWS: dict[str, tuple[str, float]] = {
     "reward_mean": ("mean reward", 1),
     "reward_standard_error": ("its standard error", 1),
@@ -35,8 +38,9 @@ def design_table(result: DesignResult) -> Table:
         if any(value is not None for value in values):
             rows.append([name, *(None if value is None else factor * value for value in values)])
     note = (
-        "best_of_N keeps, for each design, the best of N unguided samples, with N such that the network evaluations agree; a network "
-        "evaluation is one call of the network on one molecule. Rewards are over designs that are molecules."
+        "Best of N keeps, for each design, the best of N unguided samples, with N such that the network evaluations "
+        "agree; one evaluation is one call of the network on one molecule. Rewards are over designs that are "
+        "molecules. The reward that steers is also the judge: look at the drawings and at figures it does not contain."
     )
     return Table(["", *(name.replace("_", " ") for name in methods)], rows, note)
 
@@ -64,7 +68,7 @@ def design_sections(result: DesignResult, reward: str) -> list[Section]:
     return [
         Section(
             f"Design for {reward}",
-            "All methods at the same number of network evaluations.",
+            INTRODUCTION,
             design_table(result),
             charts,
         ),

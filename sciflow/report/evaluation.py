@@ -22,9 +22,10 @@ MOLECULE_METRICS: dict[str, tuple[str, float]] = {
     "mean_logp": ("mean logP", 1),
     "mean_sa": ("mean SA score", 1),
 }
+DRAWN = 36
 FLOOR_NOTE = (
-    "Floor: what real data score in the place of the samples (as many random training molecules; for novelty and property means the "
-    "reference set). A figure at the floor cannot be told from real data by this metric."
+    "Floor: what real data score in the place of the samples (as many random training molecules; for novelty and "
+    "property means the reference set). A figure at the floor cannot be told from real data by this metric."
 )
 
 
@@ -58,21 +59,26 @@ def molecule_table(report: Mapping[str, Any]) -> Table:
 
 
 def molecule_sections(report: Mapping[str, Any]) -> list[Section]:
-    """Table, property histograms and the table of all samples."""
+    """Table, drawings of the first distinct samples, property histograms and the table of all samples."""
+    from rdkit import Chem
+
+    from sciflow.domains.molecules.render import draw_svg
+
     rows = [row for row in report["table"] if row["valid"]]
+    first = [row for row in rows if row["unique"]][:DRAWN]
+    drawings = [draw_svg([Chem.MolFromSmiles(row["smiles"]) for row in first])] if first else []
     charts = [
-        histogram({"samples": [row[name] for row in rows]}, label)
+        histogram({"samples": [row[name] for row in rows], "reference": report["reference_properties"][name]}, label)
         for name, label in (("qed", "QED"), ("logp", "logP"), ("sa", "SA score (1 easy, 10 hard)"))
     ]
     columns = [name for name in report["table"][0] if name != "smiles"]
     cells = [[i, row["smiles"] or "", *(row[name] for name in columns)] for i, row in enumerate(report["table"])]
-    every = Table(
-        ["sample", "smiles", *(name.replace("_", " ") for name in columns)], cells, text_columns=frozenset({1})
-    )
+    headings = ["sample", "smiles", *(name.replace("_", " ") for name in columns)]
     return [
         Section("Metrics", _against(report), molecule_table(report)),
-        Section("Properties", "Share of the valid samples.", figures=charts),
-        Section("All samples", table=every, folded=True),
+        Section("Samples", f"The first {len(first)} distinct ones, in the order of sampling.", figures=drawings),
+        Section("Properties", "Valid samples against molecules of the reference.", figures=charts),
+        Section("All samples", table=Table(headings, cells, text_columns=frozenset({1})), folded=True),
     ]
 
 
@@ -90,8 +96,8 @@ def graph_table(report: Mapping[str, Any]) -> Table:
             reference = report["connected_reference"] if key == "connected" else None
             rows.append([f"{name} [%]", 100 * report[key], None, None, _scaled(reference, 100), *[None] * len(others)])
     note = (
-        f"{report['generated']} graphs against {report['reference']}; groups of {groups['size']} ({groups['count']} of them) as in the "
-        "published protocol. Floor: random training subsets of that size against the same reference."
+        f"{report['generated']} graphs against {report['reference']}; {groups['count']} groups of {groups['size']}, "
+        "the size of the published protocol. Floor: random training subsets of that size against the same reference."
     )
     columns = ["", "all graphs", "mean of groups", "std. error", "floor", *others]
     return Table(columns, rows, f"{note} {published.GRAPH_SOURCE}" if others else note)
@@ -107,13 +113,21 @@ SHARES = {
 
 
 def graph_sections(report: Mapping[str, Any]) -> list[Section]:
-    """Table, histograms of sizes, and the table of all graphs."""
+    """Table, drawings of the first graphs, histograms of sizes, and the table of all graphs."""
+    import networkx as nx
+
+    from sciflow.report.graphs import draw_graphs
+
+    graphs = [nx.empty_graph(entry["nodes"]) for entry in report["first_graphs"]]
+    for graph, entry in zip(graphs, report["first_graphs"], strict=True):
+        graph.add_edges_from(entry["edges"])
     rows: Sequence[Mapping[str, Any]] = report["table"]
     charts = [histogram({"samples": [row[name] for row in rows]}, f"{name} per graph") for name in ("nodes", "edges")]
     columns = list(rows[0])
     every = Table(["graph", *columns], [[i, *(row[name] for name in columns)] for i, row in enumerate(rows)])
     return [
         Section("Metrics", _against(report), graph_table(report)),
+        Section("Samples", f"The first {len(graphs)}.", figures=[draw_graphs(graphs)]),
         Section("Sizes", figures=charts),
         Section("All graphs", table=every, folded=True),
     ]

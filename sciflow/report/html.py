@@ -137,7 +137,7 @@ def line_chart(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     x_label: str,
     y_label: str,
-    size: tuple[int, int] = (470, 280),
+    size: tuple[int, int] = (350, 270),
     steps: bool = False,
 ) -> str:
     """Curves as inline SVG.
@@ -194,18 +194,20 @@ def line_chart(
     )
 
 
-def histogram(groups: Mapping[str, Sequence[float]], label: str, bins: int = 20) -> str:
+def histogram(groups: Mapping[str, Sequence[float]], label: str, bins: int | None = None) -> str:
     """Shares of several sets of values over common bins, as staircases in one chart.
 
     Args:
         groups: Name -> values; those that are not finite are left out.
         label: Label of the horizontal axis.
-        bins: Number of bins over the joint range.
+        bins: Number of bins over the joint range; None: twice the cube root of the smallest set, 5 to 20.
     """
     kept = {name: [float(v) for v in values if v is not None and math.isfinite(v)] for name, values in groups.items()}
     flat = [value for values in kept.values() for value in values]
     if not flat:
         return f'<p class="note">{html.escape(label)}: no data</p>'
+    if bins is None:
+        bins = round(min(max(2 * min(len(values) for values in kept.values() if values) ** (1 / 3), 5), 20))
     low, high = min(flat), max(flat)
     width = (high - low) / bins or 1.0
     edges = [low + i * width for i in range(bins + 1)]

@@ -1,16 +1,18 @@
 """Figures that papers report, for the reference columns of reports. None of them is ours.
 
-Quoted from memory of the papers (specs/gdss.md, section 12) and not re-checked line by line; protocols differ in places.
+Quoted from memory of the papers and not re-checked line by line; protocols differ in places.
 Molecules: 10 000 samples. Generic graphs: as many graphs as the test set holds, Gaussian-EMD kernels.
 """
 
 from __future__ import annotations
 
 MOLECULE_SOURCE = (
-    "Published columns: GDSS and EDP-GNN from Jo et al., ICML 2022; DiGress and GruM as tabled by Jo et al. 2024 (GruM); 10 000 "
-    "molecules each, quoted from memory of the papers."
+    "Published columns, not ours: GDSS and EDP-GNN from Jo et al., ICML 2022; DiGress and GruM as tabled by Jo et al. "
+    "2024 (GruM); 10 000 molecules each, quoted from memory of the papers."
 )
-GRAPH_SOURCE = "Published columns: GDSS, EDP-GNN, GraphRNN as in Jo et al., ICML 2022, quoted from memory of the paper."
+GRAPH_SOURCE = (
+    "Published columns, not ours: GDSS, EDP-GNN, GraphRNN as in Jo et al., ICML 2022, quoted from memory of the paper."
+)
 
 
 def _row(validity: float, nspdk: float, fcd: float, **more: float) -> dict[str, float]:

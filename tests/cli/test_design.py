@@ -156,3 +156,13 @@ def test_corrupt_model_is_refused(refused, tmp_path):
     out = tmp_path / "a.smi"
     assert "cannot read" in refused("design", "molecule", "--model", broken, "--reward", "qed", "--out", out)
     assert not out.exists()
+
+
+def test_a_graph_model_is_refused(refused, tiny_model, tmp_path):
+    from sciflow.domains.graphs.codec import DegreeGraphCodec
+
+    model = load(tiny_model)
+    model.codec, model.spec = DegreeGraphCodec(6, 4), {**model.spec, "domain": "graphs"}
+    model.save(tmp_path / "graphs.safetensors")
+    words = ("--model", tmp_path / "graphs.safetensors", "--reward", "qed", "--out", tmp_path / "a.smi")
+    assert "got a model for 'graphs', expected one for molecules" in refused("design", "molecule", *words)

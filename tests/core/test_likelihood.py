@@ -1,4 +1,4 @@
-"""Likelihoods: flow densities against Gaussians in every space, divergence estimates, variational bounds in closed form."""
+"""Likelihoods: flow densities against Gaussians in every space, divergences, variational bounds in closed form."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_flow_density_needs_one_field_with_a_flow():
 
 
 def expected_bound(schedule: Schedule, clocks: Tensor, mean: float, spread: float) -> float:
-    """Mean over data of the bound for the exact denoiser, by hand (Kingma et al. 2021, equation 13).
+    """Mean over data of the bound for the exact denoiser, by hand (Kingma et al. 2021, VDM).
 
     Each move costs (SNR_s - SNR_t)/2 E|x0 - D|^2 with E|x0 - D|^2 = spread sigma^2/(alpha^2 spread + sigma^2).
     """
@@ -216,8 +216,8 @@ def pair_oracle(process: Masked):
 def test_masked_bound_has_its_closed_form(pair, steps):
     """E bound = log P(a, b) - (1/n) [log P(a, b) - log P(a) P(b)] on a uniform grid from 1 to 0.
 
-    Given the other token the conditional is exact; both tokens fall into the same move with probability 1/n, and are then
-    predicted independently. z test over 4000 copies, false-alarm rate 1e-5 per case (exact at n = 1).
+    Given the other token the conditional is exact; both tokens fall into the same move with probability 1/n, and are
+    then predicted independently. z test over 4000 copies, false-alarm rate 1e-5 per case (exact at n = 1).
     """
     n = 4000
     process = Masked(3, "data")

@@ -19,7 +19,7 @@ MOVE = Move(3, 0.5, 0.4)
 
 
 def ks_distance(u: Tensor) -> float:
-    """sqrt(n) times the Kolmogorov-Smirnov distance to U(0, 1); exceeds 2.47 with probability 1e-5 = 2 exp(-2 2.47^2)."""
+    """sqrt(n) times the distance to U(0, 1); exceeds 2.47 with probability 1e-5 = 2 exp(-2 2.47^2)."""
     u = u.double().flatten().sort().values
     n = len(u)
     grid = torch.arange(n, dtype=torch.float64) / n
@@ -60,7 +60,7 @@ def test_uniforms_and_normals_have_their_law(noise, dtype):
     assert ks_distance(u) < 2.47
     assert ks_distance(cdf(z)) < 2.47
     assert ks_distance(cdf(1.15 * z)) > 2.47  # the test has the power to see an error of the scale
-    # neighbours in every dimension are uncorrelated: z tests at 1e-5, standard deviation of a mean of products 1/sqrt(n)
+    # neighbours in every dimension are uncorrelated: z tests at 1e-5, the mean of n products has deviation 1/sqrt(n)
     for dim in range(3):
         a, b = z.narrow(dim, 0, z.shape[dim] - 1), z.narrow(dim, 1, z.shape[dim] - 1)
         assert abs(float((a * b).mean())) * math.sqrt(a.numel()) < 4.42

@@ -1,4 +1,4 @@
-"""Schedules: coefficients against automatic differentiation, transitions against linear-Gaussian algebra and textbooks."""
+"""Schedules: coefficients against automatic differentiation, transitions against linear-Gaussian algebra."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_transition_keeps_the_marginal(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 def test_linear_steps(schedule):
-    """Upward: marginal of x_t from q(x_s | x0). Both ways: the steps compose, and |variance| obeys dv/dt = 2 f v + g^2."""
+    """Upward: marginal of x_t from q(x_s | x0). Both ways: the steps compose. Towards data: |dv/ds| = g^2 at s = t."""
     s, u, t = clocks(0.02, 0.3), clocks(0.3, 0.6), clocks(0.6, 0.95)
     a, v = schedule.linear_step(s, t)
     torch.testing.assert_close(a**2 * schedule.variance(s) + v, schedule.variance(t), rtol=1e-9, atol=1e-12)
@@ -126,9 +126,10 @@ def test_linear_steps(schedule):
 
 @pytest.mark.parametrize("sigma_data", [0.02, 0.5])
 def test_bfn_transition_is_the_bayesian_update(sigma_data):
-    """Graves et al. 2023, equations 49, 50 and 78-80: rho' = rho + a, mu' = (rho mu + a y)/rho', y ~ N(x0, 1/a).
+    """Graves et al. 2023, section 4 (equations 49 and 50): rho' = rho + a, mu' = (rho mu + a y)/rho', y ~ N(x0, 1/a).
 
-    With gamma = 1 - sigma^(2 tau) at tau = 1 - t, rho = 1/(1 - gamma); mu is the field. Marginal: N(gamma x0, gamma (1 - gamma)).
+    With gamma = 1 - sigma^(2 tau) at tau = 1 - t, rho = 1/(1 - gamma); mu is the field. Marginal: N(gamma x0, gamma
+    (1 - gamma)).
     """
     t, s = clocks(0.1, 1.0), clocks(0.0, 0.8)
     schedule = BFN(sigma_data)
@@ -143,7 +144,7 @@ def test_bfn_transition_is_the_bayesian_update(sigma_data):
 
 @pytest.mark.parametrize("classes", [2, 7])
 def test_categorical_bfn_transition_adds_logits(classes):
-    """Graves et al. 2023, equations 157 and 182-183: logits' = logits + y, y ~ N(a (K e_x - 1), a K), beta = accuracy tau^2."""
+    """Graves et al. 2023, section 6: logits' = logits + y, y ~ N(a (K e_x - 1), a K), beta = accuracy tau^2."""
     t, s = clocks(0.1, 1.0), clocks(0.0, 0.8)
     schedule = CategoricalBFN(classes, 1.7)
     a = 1.7 * (1 - s) ** 2 - 1.7 * (1 - t) ** 2
@@ -215,7 +216,8 @@ def test_discrete_tables():
     "build",
     [
         lambda: VP(0.0, 1.0), lambda: VP(2.0, 1.0), lambda: VE(1.0, 0.5), lambda: VE(0.0, 1.0), lambda: Cosine(0.0),
-        lambda: OU(-1.0), lambda: Brownian(0.0), lambda: BFN(1.0), lambda: CategoricalBFN(1), lambda: CategoricalBFN(3, -1),
+        lambda: OU(-1.0), lambda: Brownian(0.0), lambda: BFN(1.0), lambda: CategoricalBFN(1), lambda:
+        CategoricalBFN(3, -1),
     ],
 )  # fmt: skip
 def test_impossible_parameters_are_refused(build):

@@ -1,7 +1,7 @@
 """The loop never waits for the device: no value of a field is looked at on the host.
 
-The meta device holds shapes and no numbers, so reading one (`item`, `bool`, `nonzero`, a copy to the host) raises. A run on
-it is a proof for every accelerator.
+The meta device holds shapes and no numbers, so reading one (`item`, `bool`, `nonzero`, a copy to the host) raises. A
+run on it is a proof for every accelerator.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Objectives: the true answer is the minimiser (its expected gradient is zero), and other answers cost more.
 
-Expectations over the Gaussian noise are taken by Gauss-Hermite quadrature, over finite data by enumeration: no randomness.
-Data are two points in R^2, so the posterior mean is known; everything is float64.
+Expectations over the Gaussian noise are taken by Gauss-Hermite quadrature, over finite data by enumeration: no
+randomness. Data are two points in R^2, so the posterior mean is known; everything is float64.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_the_posterior_mean_is_the_minimiser(schedule, objective, kind):
     total = (weight * loss).sum()
     (slope,) = torch.autograd.grad(total, step, create_graph=True)
     (curvature,) = torch.autograd.grad(slope, step)
-    assert abs(float(slope)) < 1e-5 * float(curvature)
+    assert abs(slope.item()) < 1e-5 * curvature.item()
     for factor in (0.8, 1.25):
         scaled = objective(Prediction(factor * truth, kind, process, x, t, layout), example(x0))
         assert (weight * scaled).sum() > total * (1 + 1e-6)

@@ -35,7 +35,7 @@ def test_posterior_by_bayes(schedule):
 
 
 def test_vp_posterior_is_the_ddpm_formula():
-    """Ho et al. 2020, equation 7, on the table's own levels: alpha-bar = alpha^2, beta = 1 - alpha-bar_t/alpha-bar_s."""
+    """Ho et al. 2020, equation 7, with alpha-bar = alpha^2 and beta = 1 - alpha-bar_t/alpha-bar_s."""
     schedule, layout = VP(), Layout(3)
     x_t, x0 = normal(3, 2), normal(3, 2, seed=1)
     bar_t, bar_s = schedule.alpha(T) ** 2, schedule.alpha(S) ** 2
@@ -47,7 +47,7 @@ def test_vp_posterior_is_the_ddpm_formula():
 
 
 def test_bfn_update_of_graves():
-    """Equations 49, 50 and 53: the input mean after receiving y ~ N(x0, 1/a), averaged over y."""
+    """Graves et al. 2023, equations 49 and 50: the input mean after receiving y ~ N(x0, 1/a), averaged over y."""
     sigma, layout = 0.1, Layout(4)
     mu, x0 = normal(4, 2), normal(4, 2, seed=1)
     rho_t, rho_s = sigma ** (-2 * (1 - T)), sigma ** (-2 * (1 - S))
@@ -58,7 +58,7 @@ def test_bfn_update_of_graves():
 
 
 def test_categorical_bfn_update_of_graves():
-    """Equations 171 and 182: theta' prop. to exp(y) theta with y ~ N(a (K e_x - 1), a K), in logits."""
+    """Graves et al. 2023, section 6: theta' prop. to exp(y) theta with y ~ N(a (K e_x - 1), a K), in logits."""
     classes, layout = 5, Layout(4)
     logits = normal(4, classes)
     lifted = classes * torch.nn.functional.one_hot(torch.tensor([0, 3, 1, 1]), classes).double() - 1

@@ -32,7 +32,7 @@ def test_marginal_masks_with_probability_t():
 
 
 def test_posterior_by_bayes_over_all_states():
-    """P(x_s | x_t, x0) prop. to P(x_t | x_s) P(x_s | x0), averaged over x0 ~ p, enumerated for a masked and a clean token."""
+    """P(x_s | x_t, x0) prop. to P(x_t | x_s) P(x_s | x0), averaged over x0 ~ p, by enumeration."""
     alpha_t, alpha_s = 0.2, 0.7
     probs = probabilities()
     got = PROCESS.posterior(TOKENS, probs, T, S, LAYOUT).probs

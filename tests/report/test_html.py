@@ -60,7 +60,7 @@ def test_settings_come_back_as_json():
 
 
 def test_line_chart_places_points_by_value():
-    """Ticks enclose the data, so (0, 0) and (10, 100) are the corners of the axes and (5, 25) half-way, a quarter up."""
+    """Ticks enclose the data: (0, 0) and (10, 100) are the corners, (5, 25) is half-way and a quarter up."""
     root = ElementTree.fromstring(line_chart({"curve": ([0, 5, 10], [0, 25, 100])}, "x", "y", size=(400, 300)))
     points = root.find(f"{SVG}polyline").get("points").split()
     (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points)
@@ -80,7 +80,7 @@ def test_charts_leave_out_what_is_not_finite_and_survive_nothing():
 
 
 def test_histogram_heights_are_shares():
-    """Three values in the first bin and one in the last: 75 % and 25 %, so the tallest step is three times the other."""
+    """Three values in the first bin and one in the last: the tallest step is three times the other."""
     root = ElementTree.fromstring(histogram({"a": [0.0, 0.0, 0.0, 1.0]}, "x", bins=4))
     heights = [float(point.split(",")[1]) for point in root.find(f"{SVG}polyline").get("points").split()]
     base = max(heights)
@@ -138,3 +138,14 @@ def test_unwritable_places_are_named(tmp_path):
         write_text("/proc/nowhere/file", "text")
     with pytest.raises(UserError, match="is a folder"):
         check_writable(tmp_path)
+
+
+def test_graph_drawing_has_a_dot_per_node_and_a_line_per_edge():
+    nx = pytest.importorskip("networkx")
+    from sciflow.report.graphs import CELL, draw_graphs
+
+    root = ElementTree.fromstring(draw_graphs([nx.cycle_graph(5), nx.empty_graph(1), nx.star_graph(3)], columns=2))
+    assert len(list(root.iter(f"{SVG}circle"))) == 5 + 1 + 4
+    assert len(list(root.iter(f"{SVG}line"))) == 5 + 0 + 3
+    assert (root.get("width"), root.get("height")) == (str(2 * CELL), str(2 * CELL))
+    assert all(0 <= float(dot.get(axis)) <= CELL for dot in root.iter(f"{SVG}circle") for axis in ("cx", "cy"))

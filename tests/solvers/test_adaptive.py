@@ -46,6 +46,21 @@ def test_queries_stay_inside_the_move_and_end_at_s():
     assert solution.evaluations == len(clocks) and len(clocks) % 6 == 0  # three Heun steps per attempt
 
 
+@pytest.mark.parametrize("margin, attempts", [(1.05, 1), (0.95, None)])
+def test_a_step_is_accepted_by_the_estimated_error_of_its_halves(margin, attempts):
+    """By hand: error = |whole - halves|/3 over 1 + max(|x|, |halves|) for Heun; the halves are returned."""
+    oracle, x = GaussianOracle(PROCESS), f64([[0.7]])
+    whole, halves = (run(PROCESS, Heun(), oracle, x, n, Uniform(0.5, 0.4), Fresh()) for n in (1, 2))
+    error = float((whole - halves).abs() / (1 + torch.maximum(x.abs(), halves.abs()))) / 3
+    sampler = Sampler({"x": PROCESS}, {"x": Adaptive(Heun(), margin * error)}, Uniform(0.5, 0.4))
+    solution = sampler.run(batch_state(x), oracle, Fresh(), steps=1)
+    if attempts:
+        assert solution.evaluations == 6
+        torch.testing.assert_close(solution.state["x"], halves)
+    else:
+        assert solution.evaluations > 6
+
+
 def test_a_tighter_tolerance_costs_more():
     calls = []
     for tolerance in (1e-2, 1e-4):

@@ -71,6 +71,14 @@ def test_absorbing_state_stays():
         assert end.tolist() == [1, 1, 2]
 
 
+@pytest.mark.parametrize("solver", [Gillespie(), TauLeap()], ids=lambda s: type(s).__name__)
+def test_the_rate_to_the_present_state_is_ignored(solver):
+    """Whatever a network puts there: the same draws give the same states."""
+    garbage, x = RATES - torch.diag(RATES.diag()) + 7 * torch.eye(3, dtype=F64), torch.zeros(100, dtype=torch.long)
+    ends = [simulate(solver, x, rates, steps=5).state[FIELD] for rates in (RATES, garbage)]
+    assert torch.equal(*ends) and len(ends[0].unique()) == 3
+
+
 def test_gillespie_refuses_ragged_fields_and_explosions():
     ragged = Layout(2, torch.tensor([0, 0, 1]))
     with pytest.raises(UserError, match="ragged one; use TauLeap"):

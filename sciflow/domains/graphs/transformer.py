@@ -118,7 +118,8 @@ class GraphTransformer(nn.Module, Configurable):
 
     Args:
         node_classes: F, number of node classes (atom types); 0: the graphs have no field `x`.
-        edge_classes: K, number of pair classes, class 0 being "no edge".
+        edge_classes: K, number of pair classes, class 0 being "no edge"; None: both numbers are taken from the data
+            when training starts (`build`).
         node_width: Features per node.
         edge_width: Features per pair.
         heads: Attention matrices per block; must divide `node_width`.
@@ -132,8 +133,8 @@ class GraphTransformer(nn.Module, Configurable):
 
     def __init__(
         self,
-        node_classes: int = 4,
-        edge_classes: int = 4,
+        node_classes: int = 0,
+        edge_classes: int | None = None,
         node_width: int = 96,
         edge_width: int = 48,
         heads: int = 16,
@@ -144,8 +145,17 @@ class GraphTransformer(nn.Module, Configurable):
         super().__init__()
         if node_width % heads:
             raise UserError(f"got node_width {node_width} and heads {heads}; choose heads that divide node_width")
-        self.node_classes, self.edge_classes = node_classes, edge_classes
-        clocks = 2 if node_classes else 1
+        self.node_width, self.edge_width, self.clock_width = node_width, edge_width, clock_width
+        self.heads, self.triangles, self.layers = heads, triangles, layers
+        if edge_classes is not None:
+            self.build({"x": node_classes, "adj": edge_classes} if node_classes else {"adj": edge_classes})
+
+    def build(self, features: dict[str, int]) -> None:
+        """Make the layers for data with these numbers of classes: `adj`, and `x` where nodes have classes."""
+        self.node_classes, self.edge_classes = features.get("x", 0), features["adj"]
+        self.init_args |= {"node_classes": self.node_classes, "edge_classes": self.edge_classes}
+        node_width, edge_width, clock_width = self.node_width, self.edge_width, self.clock_width
+        clocks = 2 if self.node_classes else 1
         self.frequency: Tensor
         self.register_buffer("frequency", torch.arange(1, FREQUENCIES + 1) * (math.pi / 2), persistent=False)
         self.clock = nn.Sequential(
@@ -154,13 +164,15 @@ class GraphTransformer(nn.Module, Configurable):
             nn.Linear(clock_width, clock_width),
             nn.SiLU(),
         )
-        self.node_in, self.node_clock = nn.Linear(max(node_classes, 1), node_width), nn.Linear(clock_width, node_width)
-        self.edge_in, self.edge_ends = nn.Linear(edge_classes, edge_width), nn.Linear(node_width, edge_width)
-        self.blocks = nn.ModuleList(Block(node_width, edge_width, heads, triangles, clock_width) for _ in range(layers))
+        self.node_in, self.node_clock = (nn.Linear(w, node_width) for w in (max(self.node_classes, 1), clock_width))
+        self.edge_in, self.edge_ends = nn.Linear(self.edge_classes, edge_width), nn.Linear(node_width, edge_width)
+        self.blocks = nn.ModuleList(
+            Block(node_width, edge_width, self.heads, self.triangles, clock_width) for _ in range(self.layers)
+        )
         self.node_norm, self.edge_norm = nn.LayerNorm(node_width), nn.LayerNorm(edge_width)
         self.edge_hidden, self.edge_hidden_ends = nn.Linear(edge_width, edge_width), nn.Linear(node_width, edge_width)
-        self.edge_out = nn.Linear(edge_width, edge_classes)
-        self.node_out = nn.Linear(node_width, node_classes) if node_classes else None
+        self.edge_out = nn.Linear(edge_width, self.edge_classes)
+        self.node_out = nn.Linear(node_width, self.node_classes) if self.node_classes else None
         self.skip = nn.Linear(clock_width, clocks)  # how far the noisy fields themselves are trusted
 
     def forward(self, state: State, signals: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Design of molecules towards a reward, always with a best-of-N of equal budget beside it.
 
 Guidance spends network calls on its candidates. The honest alternative is to draw that many more unguided samples and
-keep the best: per design, best of N with N = (network rows of the guided run) / (network rows of an unguided run), a row
-being one evaluation of the network on one molecule. Reward calls are counted too; guidance usually needs far more.
+keep the best: per design, best of N with N = (network rows of the guided run) / (network rows of an unguided run). A
+row is one evaluation of the network on one molecule. Reward calls are counted too; guidance usually needs far more.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class DesignResult:
 
     @property
     def molecules(self) -> list[Chem.Mol | None]:
-        """The designs in the order of the table, with sample, reward and the properties as tags for SDF and CSV files."""
+        """The designs in the order of the table, with sample, reward and properties as tags for SDF and CSV."""
         by_sample = dict(zip(self.chosen.samples.tolist(), self.chosen.records, strict=True))
         return [_tagged(by_sample[row["sample"]].marked(), row) for row in self.table]
 
@@ -105,7 +105,7 @@ def design_molecules(
         reward: See `load_reward`.
         num: Number of designs.
         guide: Makes the guidance from a value function (State of predicted clean molecules -> (B,) rewards), e.g.
-            ``lambda value: SVDD(value, candidates=8, alpha=0.1)``; None: best of `candidates` unguided samples per design.
+            ``lambda value: SVDD(value, candidates=8, alpha=0.02)``; None: best of `candidates` samples per design.
         candidates: Samples per design without `guide`.
         seed: Design i depends on (seed, i) and, for best-of, on the samples i, i + num, i + 2 num, ...
         steps: Moves of the sampler; None: the model's default.
