@@ -109,6 +109,7 @@ _CARDS = [
         1.0,
         "37a966023df32c9d7c024bc383b3ee0e3d5fd6f24dd2ce0c18576f989e392178",
         "molecules/splits/qm9_test_fcd.npz",
+        "qm9/qm9_test_fcd.npz",
     ),
     DataSet(
         "zinc250k",

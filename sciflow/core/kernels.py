@@ -112,7 +112,8 @@ class Categorical(Kernel):
         cumulative = self.probs.cumsum(-1)
         u = draws.uniform(self.probs[..., 0], self.layout) * cumulative[..., -1]
         drawn = torch.searchsorted(cumulative, u[..., None], right=True)[..., 0]
-        return drawn.clamp_max(self.probs.shape[-1] - 1)
+        last_possible = (cumulative < cumulative[..., -1:]).sum(-1)  # u may round to the total
+        return torch.minimum(drawn, last_possible)
 
     @property
     def mean(self) -> Tensor:

@@ -146,8 +146,8 @@ class _PhiloxDraws(Draws):
         digest = hashlib.blake2b(f"{self.label}/{self.count}".encode(), digest_size=8).digest()
         self.count += 1
         key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
-        counter = torch.broadcast_tensors(block, row, sample & _MASK, sample >> 32)
-        return torch.stack(philox(*counter, *key), -1)
+        c0, c1, c2, c3 = torch.broadcast_tensors(block, row, sample & _MASK, sample >> 32)
+        return torch.stack(philox(c0, c1, c2, c3, *key), -1)
 
 
 def _open_interval(words: Tensor) -> Tensor:

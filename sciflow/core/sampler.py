@@ -147,12 +147,14 @@ class Sampler:
         state, kernels = self._stage(self.solvers, state, move, t, s, denoise, noise, memory)
         if mean:  # before the hooks: what they impose (in-painting, constraints) holds for the mean too
             state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
+        copies = 0
         for hook in self.hooks:
             if hook.candidates > 1:  # further draws of the SAME kernels: no network call
-                others = [
-                    state.put(**{name: k.sample(noise.at(name, move, copy)) for name, k in kernels.items()})
-                    for copy in range(1, hook.candidates)
-                ]
+                others = []
+                for _ in range(1, hook.candidates):
+                    copies += 1
+                    draws = {name: kernel.sample(noise.at(name, move, copies)) for name, kernel in kernels.items()}
+                    others.append(state.put(**draws))
                 state = hook.select([state, *others], move, denoise, noise)
             state = hook.after(state, kernels, move)
         return state

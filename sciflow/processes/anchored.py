@@ -71,6 +71,19 @@ class Anchored(Process):
         """log(alpha/sigma)."""
         return self.base.log_snr(t)
 
+    def score_step(self, t: Tensor, layout: Layout, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, g^2) at t."""
+        return self.base.score_step(t, layout, x)
+
+    def linear_step(self, x: Tensor, t: Tensor, s: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Linear part of the centred field."""
+        mean, variance, a = self.base.linear_step(self._centre(x, layout), t, s, layout)
+        return self.space.add(mean, self._anchor(mean, layout)), variance, a
+
+    def langevin_alpha(self, t: Tensor, scales: int) -> Tensor:
+        """See `Schedule.langevin_alpha`."""
+        return self.base.langevin_alpha(t, scales)
+
     def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
         """Any kind -> x0."""
         if kind == "data":

@@ -6,6 +6,7 @@ b = E[dx_t/dt | x_t] and eta = E[z | x_t]; the score is -eta/gamma. For any epsi
     dx = (b - epsilon score) dt + sqrt(2 epsilon) dW,   dt < 0,
 
 has the same marginals; epsilon = 0 is the flow. (The paper's clock runs the other way: its b is minus ours.)
+gamma vanishes at both ends, so a grid for the SDE must stay inside, e.g. from 0.999 to 0.001.
 """
 
 from __future__ import annotations

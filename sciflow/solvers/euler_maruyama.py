@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.kernels import Gaussian
 from sciflow.core.noise import Draws
 from sciflow.core.solver import Memory, Query, Solver, Step
@@ -21,8 +22,14 @@ class EulerMaruyama(Solver):
     def step(
         self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
     ) -> Step:
-        """One Euler-Maruyama step."""
+        """One Euler-Maruyama step.
+
+        Raises:
+            UserError: A forward move of a process that has no forward SDE.
+        """
         if s > t:  # clocks live on the host
+            if not hasattr(process, "noise_sde"):
+                raise UserError(f"{type(process).__name__} has no forward SDE: its grid must run from 1 towards 0")
             drift, g = process.noise_sde(x, t, layout)
         else:
             drift, g = process.sde(x, (yield Query(x, t)), t, layout)

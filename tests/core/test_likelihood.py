@@ -115,10 +115,12 @@ def test_hutchinson_is_unbiased(space):
         shape = (1, 5, 1)
 
         def field(x: Tensor) -> Tensor:
-            return space.project((MATRIX @ x[0])[None], Layout(1))
+            return 2 * x + space.project(
+                (MATRIX @ x[0])[None], Layout(1)
+            )  # 2 x leaves the space off it: probes must not
 
         centre = torch.eye(5, dtype=torch.float64) - (0.2 if isinstance(space, ZeroCoM) else 0.0)
-        truth = float((centre @ MATRIX @ centre).trace())
+        truth = float((centre @ (MATRIX + 2 * torch.eye(5, dtype=torch.float64)) @ centre).trace())
     x = space.project(normal(*shape), Layout(1))
     value, exact = ExactDivergence()(field, x, space, Layout(1), Fresh(0))
     torch.testing.assert_close(value, field(x))
@@ -192,6 +194,18 @@ def test_gaussian_bound_has_its_closed_form_and_converges(steps):
     gaps = [minus_entropy - expected_bound(schedule, grid.points(n), mean, spread) for n in (steps, 2000, 4000)]
     assert gaps[0] > gaps[1] > gaps[2] > 0
     assert gaps[2] < 0.02 and abs(gaps[1] / gaps[2] - 2) < 0.1  # first order in the length of a move
+
+
+def test_bound_counts_the_mismatch_with_the_prior():
+    """A schedule that keeps 46 % of the signal: KL(q(x_1 | x0) || prior) is not small. False-alarm rate 1e-5."""
+    schedule, mean, spread = VP(0.1, 3.0), 0.7, 0.25
+    process, grid = GaussianProcess(schedule, kind="data"), LogSNR(schedule, end=0.3)
+    state = State({"x": mean + math.sqrt(spread) * normal(4000, 1, seed=2)}, {"x": Layout(4000)})
+    got = variational_bound(state, {"x": process}, oracle(process, mean, spread), PerSample(1), grid=grid, steps=3)
+    expected = expected_bound(schedule, grid.points(3), mean, spread)
+    band = 4.42 * float(got.std()) / math.sqrt(4000)
+    assert abs(float(got.mean()) - expected) < band < 0.08
+    assert 0.5 * float(schedule.alpha(ONE) ** 2 / schedule.variance(ONE)) * (mean**2 + spread) > 0.09
 
 
 TABLE = torch.tensor([[0.30, 0.02, 0.05], [0.03, 0.25, 0.02], [0.08, 0.05, 0.20]], dtype=torch.float64)

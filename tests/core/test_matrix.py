@@ -245,18 +245,19 @@ def test_corrector_is_stationary_at_its_own_law(name, cls):
     Langevin: V / (1 - e/(2 V)). NormLangevin, large batch, one dimension: E|z|/E|score| = V / sqrt(V_s), so that
     V_s = V / (1 - alpha_k snr^2 V / V_s), i.e. V_s = V (1 + alpha_k snr^2).
     """
-    process, oracle, _, _ = problem(name, cls)
+    process, oracle, _, anchor = problem(name, cls)
     clock, snr = f64(0.5), 0.3
+    schedule = getattr(process, "base", process).schedule
     mean, variance = oracle.law(clock)
     if cls.__name__ == "Langevin":
-        step = 2 * (snr * process.schedule.sigma(clock)) ** 2
+        step = 2 * (snr * schedule.sigma(clock)) ** 2
         stationary = variance / (1 - step / (2 * variance))
-        law = chain_law(process, None, oracle, 300, Hold(), correct=cls(snr), start=(f64(0.0), f64(1.0)))
+        law = chain_law(process, None, oracle, 300, Hold(), correct=cls(snr), start=(f64(0.0), f64(1.0)), anchor=anchor)
         assert law_error(law, (mean, stationary)) < 1e-6
     else:
-        stationary = variance * (1 + process.schedule.langevin_alpha(clock, 1000) * snr**2)
+        stationary = variance * (1 + schedule.langevin_alpha(clock, 1000) * snr**2)
     x = mean + stationary.sqrt() * Fresh(1).normal(torch.zeros(DRAWS, 1, dtype=F64), Layout(DRAWS))
-    x = run(process, None, oracle, x, 12, Hold(), Fresh(2), correct=cls(snr))
+    x = run(process, None, oracle, x, 12, Hold(), Fresh(2), correct=cls(snr), anchor=anchor)
     assert normal_z(x, mean, stationary) < Z_LIMIT
 
 

@@ -1,4 +1,4 @@
-"""What a sample depends on, end to end: not on batch-mates, padding or rank; symmetries of the network reach the sample."""
+"""What a sample depends on, end to end: not on batch-mates, padding or rank; symmetries of the network reach it."""
 
 from __future__ import annotations
 
