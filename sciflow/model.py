@@ -216,7 +216,9 @@ def load(source: str | Path) -> Model:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"cannot read '{path}' as a sciflow model: {error}; expected a .safetensors or .ckpt file") from error
+        raise UserError(
+            f"cannot read '{path}' as a sciflow model: {error}; expected a .safetensors or .ckpt file"
+        ) from error
     model = Model.from_config(config)
     try:
         model.denoiser.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
@@ -231,7 +233,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "sciflow" not in metadata:
-            raise UserError(f"'{path}' holds tensors but no sciflow model; convert foreign weights with `sciflow convert`")
+            raise UserError(
+                f"'{path}' holds tensors but no sciflow model; convert foreign weights with `sciflow convert`"
+            )
         return json.loads(metadata["sciflow"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 

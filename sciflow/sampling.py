@@ -45,9 +45,7 @@ class SamplingPlan(Configurable):
         Raises:
             UserError: A solver does not fit its process.
         """
-        return Sampler(
-            processes, self.solvers, self.grid, correct=self.correct, n_correct=self.n_correct, hooks=hooks
-        )
+        return Sampler(processes, self.solvers, self.grid, correct=self.correct, n_correct=self.n_correct, hooks=hooks)
 
     def changed(self, steps: int | None = None, solver: str | None = None) -> SamplingPlan:
         """A plan with another number of steps, or another solver (by class name) for every field, without corrector.

@@ -1,8 +1,8 @@
 """Sampling to disk: shards as they are finished, resumable, one final file in the order of the sample indices.
 
 The work is cut into batches that are a function of (number, seed, batch size); each finished batch is one file
-`OUT.parts/batch-00042.safetensors`, written atomically. A restart does what is missing, and the final file does not depend
-on how often the run was interrupted, nor on how many processes shared the work.
+`OUT.parts/batch-00042.safetensors`, written atomically. A restart does what is missing, and the final file does not
+depend on how often the run was interrupted, nor on how many processes shared the work.
 """
 
 from __future__ import annotations

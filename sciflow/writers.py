@@ -25,7 +25,9 @@ def check_ending(domain: str, out: Path) -> None:
     if domain not in ENDINGS:
         raise UserError(f"the model's domain '{domain}' has no file writer; use Model.sample in Python")
     if out.suffix.lower() not in ENDINGS[domain]:
-        raise UserError(f"cannot write {domain} to '{out.name}'; expected one of the endings {', '.join(ENDINGS[domain])}")
+        raise UserError(
+            f"cannot write {domain} to '{out.name}'; expected one of the endings {', '.join(ENDINGS[domain])}"
+        )
 
 
 def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict[str, Any]) -> None:

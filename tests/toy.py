@@ -1,4 +1,4 @@
-"""A small network and model for tests of training, files and commands; importable by its dotted path `toy.ToyNetwork`."""
+"""A small network and model for tests of training, files and commands; dotted path `toy.ToyNetwork`."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from sciflow.training.callbacks import EMA
 class SciflowCLI(LightningCLI):
     """LightningCLI in which the command line beats the config file, and both beat what a checkpoint remembers.
 
-    Every run averages its weights (`--ema.decay`) and writes `last.ckpt` after each epoch (`--checkpoint.*`); callbacks in
-    the user's YAML come on top and do not replace these.
+    Every run averages its weights (`--ema.decay`) and writes `last.ckpt` after each epoch (`--checkpoint.*`);
+    callbacks in the user's YAML come on top and do not replace these.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -38,7 +38,7 @@ class SciflowCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would merge a checkpoint's hyper-parameters OVER the command line; leave the configuration alone."""
+        """Do nothing: Lightning would merge a checkpoint's hyper-parameters OVER the command line."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -46,7 +46,9 @@ def run(words: Sequence[str]) -> int:
     import_components()
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*(treespec, LeafSpec|does not have many workers|logging interval).*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
     torch.set_float32_matmul_precision("high")
     try:
         _start(words)
@@ -76,7 +78,9 @@ def _start(words: Sequence[str]) -> None:
 def _short(message: str) -> str:
     """The last cause that a parser's nested message names, without the dump of the whole configuration."""
     lines = [line.strip(" -") for line in message.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("Given value", "Subtypes", "Expected a <class 'None"))]
+    lines = [
+        line for line in lines if line and not line.startswith(("Given value", "Subtypes", "Expected a <class 'None"))
+    ]
     path = [line.split("'")[1] for line in lines if line.startswith("Problem with given class_path")]
     keys = [line.split('"')[1] for line in lines if line.startswith("Parser key")]
     where = [f"option '{keys[-1]}'"] if keys and not lines[-1].startswith("Parser key") else []

@@ -1,7 +1,7 @@
 """The `sciflow` command: dispatch before anything heavy is imported.
 
-Each command is one module `sciflow.cli.<name>` with `add_arguments(parser)` and `run(arguments)`; fit, validate and test go
-to the Lightning command line whole.
+Each command is one module `sciflow.cli.<name>` with `add_arguments(parser)` and `run(arguments)`; fit, validate and
+test go to the Lightning command line whole.
 """
 
 from __future__ import annotations

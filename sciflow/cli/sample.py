@@ -1,4 +1,5 @@
-"""Draw samples from a model into a file; the ending chooses the format (.smi .sdf .csv for molecules, .npz .graphml .json for graphs).
+"""Draw samples from a model into a file; the ending chooses the format (.smi .sdf .csv for molecules, .npz .graphml
+.json for graphs).
 
 Sample i depends on (seed, i) only. Finished batches are kept in OUT.parts: an interrupted run goes on where it stopped.
 
@@ -15,14 +16,18 @@ from sciflow.core.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sciflow sample`."""
-    parser.add_argument("model", help="checkpoint of `sciflow fit`, .safetensors file, or shipped name (`sciflow list models`)")
+    parser.add_argument(
+        "model", help="checkpoint of `sciflow fit`, .safetensors file, or shipped name (`sciflow list models`)"
+    )
     parser.add_argument("--num", type=int, required=True, help="number of samples")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     parser.add_argument("--steps", type=int, default=None, help="moves of the sampler; default: the model's own")
     parser.add_argument("--solver", default=None, help="solver for all fields, e.g. DPMpp2M; default: the model's own")
     parser.add_argument("--batch-size", type=int, default=256, help="samples per batch")
-    parser.add_argument("--sizes", type=int, nargs="+", default=None, help="nodes per sample: one number for all, or one each")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=None, help="nodes per sample: one number for all, or one each"
+    )
     parser.add_argument("--devices", type=int, default=1, help="processes (GPUs if there are any)")
 
 
@@ -60,7 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
                 job.generate(number)
     objects = job.finish(lambda out, items, settings: write_objects(domain, out, items, settings))
     empty = sum(item is None for item in objects)
-    print(f"wrote {len(objects) - empty} of {len(objects)} samples to {arguments.out}" + (f" ({empty} empty)" if empty else ""))
+    print(
+        f"wrote {len(objects) - empty} of {len(objects)} samples to {arguments.out}"
+        + (f" ({empty} empty)" if empty else "")
+    )
 
 
 def _sizes(given: list[int] | None, num: int) -> list[int] | None:

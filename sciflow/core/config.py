@@ -58,9 +58,7 @@ def to_config(value: Any) -> Any:
         return [to_config(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(
-        f"cannot store {type(value).__name__} in a checkpoint; expected a Configurable or plain JSON types"
-    )
+    raise TypeError(f"cannot store {type(value).__name__} in a checkpoint; expected a Configurable or plain JSON types")
 
 
 def from_config(config: Any) -> Any:
@@ -93,7 +91,9 @@ def import_class(path: str) -> type[Configurable]:
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"cannot find class '{path}' ({error}); expected a dotted path like package.module.Class") from None
+        raise UserError(
+            f"cannot find class '{path}' ({error}); expected a dotted path like package.module.Class"
+        ) from None
     if not (isinstance(cls, type) and issubclass(cls, Configurable)):
         raise UserError(f"'{path}' is not a sciflow component; expected a subclass of sciflow.core.config.Configurable")
     return cls

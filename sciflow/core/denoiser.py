@@ -46,7 +46,8 @@ class Denoiser(nn.Module):
         """
         signals = {}
         for name, clock in clocks.items():
-            x, process = state[name], self.processes[name] if name in self.processes else None
+            x = state[name]
+            process = self.processes[name] if name in self.processes else None  # noqa: SIM401 (ModuleDict has no get)
             signal = clock if process is None else process.signal(x, clock, state.layouts[name])  # type: ignore[operator]
             signals[name] = signal.to(x.device, x.dtype if x.is_floating_point() else torch.get_default_dtype())
         outputs = self.network(state, signals)

@@ -130,7 +130,8 @@ class Physical(Uniform):
 
 
 class FixedStep(Grid):
-    """Moves t_i -> t_i - (start - 0)/steps from t_i = linspace(start, end, steps): the grid of the released GDSS samplers.
+    """Moves t_i -> t_i - (start - 0)/steps from t_i = linspace(start, end, steps): the grid of the released GDSS
+    samplers.
 
     Their step size is 1/steps although the clocks run from 1 to `end` inclusive (gdss.md, section 7): the end of one
     move is not the start of the next.

@@ -1,6 +1,7 @@
 """Kernels: distributions over the next value of a field. Processes build them, the sampler draws from them.
 
-One object serves ancestral sampling, the variational bound (`kl`), reward fine-tuning and importance weights (`log_prob`).
+One object serves ancestral sampling, the variational bound (`kl`), reward fine-tuning and importance weights
+(`log_prob`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ class Kernel(ABC):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log density (or probability) of `x` per sample: (B,)."""
-        raise TypeError(f"{type(self).__name__} has no density: its solver draws inside the step; use one with a Gaussian or categorical kernel")
+        raise TypeError(
+            f"{type(self).__name__} has no density (its solver draws inside the step); "
+            "use a solver with a Gaussian or categorical kernel"
+        )
 
     def kl(self, other: Kernel) -> Tensor:
         """KL(self || other) per sample: (B,). `other` must be of the same type."""
-        raise TypeError(f"no KL from {type(self).__name__} to {type(other).__name__}; both must be Gaussian or both categorical")
+        raise TypeError(
+            f"no KL from {type(self).__name__} to {type(other).__name__}; both must be Gaussian or both categorical"
+        )
 
 
 @dataclass(frozen=True, eq=False)

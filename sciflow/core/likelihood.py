@@ -77,7 +77,10 @@ class ExactDivergence(Divergence):
 
 
 class Hutchinson(Divergence):
-    """Unbiased estimate from `probes` Rademacher vectors; its variance is 2 (|J|_F^2 - |diag J|^2)/probes for symmetric J."""
+    """Unbiased estimate from `probes` Rademacher vectors.
+
+    Its variance is 2 (|J|_F^2 - |diag J|^2)/probes for symmetric J.
+    """
 
     def __init__(self, probes: int = 1) -> None:
         if probes < 1:
@@ -214,5 +217,3 @@ def variational_bound(
             if type(far) is type(prior):  # a point-mass prior is reached exactly at t = 1
                 total = total - far.kl(prior)
         return total
-
-

@@ -3,8 +3,8 @@
 A `Noise` is asked once per field and move for a `Draws`, from which kernels and solvers take normals and uniforms.
 
 `PerSample` is counter-based (Philox-4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-The counter holds (column block, row within the sample, sample index), the key a hash of (seed, field, move, draw): a number
-depends on nothing else, so sample i is the same alone, in a batch, padded, or on another rank.
+The counter holds (column block, row within the sample, sample index), the key a hash of (seed, field, move, draw): a
+number depends on nothing else, so sample i is the same alone, in a batch, padded, or on another rank.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class PerSample(Noise):
         """(B,) global sample indices of a batch."""
         if isinstance(self.samples, Tensor):
             if len(self.samples) != layout.batch:
-                raise ValueError(f"PerSample noise was made for {len(self.samples)} samples, the batch has {layout.batch}")
+                raise ValueError(
+                    f"PerSample noise was made for {len(self.samples)} samples, the batch has {layout.batch}"
+                )
             return self.samples.to(device)
         return torch.arange(self.samples, self.samples + layout.batch, device=device)
 
@@ -177,7 +179,11 @@ def _coordinates(like: Tensor, layout: Layout, noise: PerSample) -> tuple[Tensor
     if like.ndim < 3:
         return ids, torch.zeros_like(ids), math.prod(like.shape[1:])
     lines = like.shape[1]
-    return ids.repeat_interleave(lines), torch.arange(lines, device=like.device).repeat(len(ids)), math.prod(like.shape[2:])
+    return (
+        ids.repeat_interleave(lines),
+        torch.arange(lines, device=like.device).repeat(len(ids)),
+        math.prod(like.shape[2:]),
+    )
 
 
 _MASK = 0xFFFFFFFF
@@ -265,7 +271,9 @@ class Replay(Noise):
         """The recorded draws of that field and move."""
         key = (field, move.index, move.phase, copy)
         if key not in self.log:
-            raise ValueError(f"no draw was recorded for field '{field}', move {move.index}, phase {move.phase}, copy {copy}")
+            raise ValueError(
+                f"no draw was recorded for field '{field}', move {move.index}, phase {move.phase}, copy {copy}"
+            )
         return _Sequence(self.log[key])
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from sciflow.core.config import Configurable
-from sciflow.core.kernels import Kernel
 from sciflow.core.state import Layout
 
 CAPABILITIES = (
@@ -45,7 +43,8 @@ class Process(nn.Module, Configurable):
     - `marginal(x0, t, layout, x1=None) -> Kernel`: q(x_t | x0), pinned at x1 if given.
     - `posterior(x_t, x0, t, s, layout) -> Kernel`: q(x_s | x_t, x0), x0 a point or probabilities.
     - `reconstruction(x_t, x0, t, layout) -> Kernel`: law of the data given x_t near t = 0 and the prediction x0.
-    - `sde(x, pred, t, layout) -> (drift, g)`: the SDE run in the direction of generation, as dx = drift dt + g dW, dt < 0.
+    - `sde(x, pred, t, layout) -> (drift, g)`: the SDE run in the direction of generation, as dx = drift dt + g dW, dt
+    < 0.
     - `velocity(x, pred, t, layout)`: dx/dt of the deterministic flow with the same marginals.
     - `noise_sde(x, t, layout) -> (drift, g)`: the SDE that adds noise, dt > 0; no network.
     - `flow_step(x, data, t, s, layout)`: exact flow from t to s for a constant data prediction; `log_snr(t)`.
@@ -87,9 +86,10 @@ class Process(nn.Module, Configurable):
         raise self._no_conversion(kind)
 
     def _no_conversion(self, kind: str) -> TypeError:
-        return TypeError(f"{type(self).__name__} predicts '{self.kind}' and knows no '{kind}'; its kinds: {', '.join(self.kinds) or self.kind}")
-
-
+        return TypeError(
+            f"{type(self).__name__} predicts '{self.kind}' and knows no '{kind}'; "
+            f"its kinds: {', '.join(self.kinds) or self.kind}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,5 +128,3 @@ class Prediction:
     def replace(self, value: Tensor, kind: str) -> Prediction:
         """A prediction made from this one by a hook."""
         return Prediction(value, kind, self.process, self.x, self.t, self.layout, self.variance)
-
-

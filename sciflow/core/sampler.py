@@ -1,7 +1,7 @@
 """The sampler: the one loop of the library.
 
-Per move t -> s it runs the solvers of all fields in lock-step: every solver that wants a prediction states its query, ONE
-network call answers them all, and when a solver returns its kernel the new value is drawn and shown to the others.
+Per move t -> s it runs the solvers of all fields in lock-step: every solver that wants a prediction states its query,
+ONE network call answers them all, and when a solver returns its kernel the new value is drawn and shown to the others.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Schedule(Configurable, ABC):
         return a, (self.variance(s) - a**2 * self.variance(t)).abs()
 
     def langevin_alpha(self, t: Tensor, scales: int) -> Tensor:
-        """Factor alpha_k in the step size of Song's norm-ratio Langevin corrector; 1 unless the schedule has a table."""
+        """Factor alpha_k in the step of Song's norm-ratio Langevin corrector; 1 unless the schedule has a table."""
         return torch.ones_like(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class VE(Schedule):
 
 
 class Cosine(Schedule):
-    """alpha = cos(theta t), sigma = sin(theta t) with theta = arccos(alpha_end) (Nichol & Dhariwal 2021, without offset)."""
+    """alpha = cos(theta t), sigma = sin(theta t), theta = arccos(alpha_end) (Nichol & Dhariwal 2021, no offset)."""
 
     def __init__(self, alpha_end: float = 1e-3) -> None:
         if not 0 < alpha_end < 1:

@@ -46,10 +46,8 @@ class Solver(Configurable, ABC):
     evaluations: ClassVar[int] = 1
 
     @abstractmethod
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
-        """Advance the field from clock t to s. Must not store tensors on `self`: what a method remembers is `memory`."""
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
+        """Advance the field from clock t to s. No tensors on `self`: what a method remembers is `memory`."""
         ...
 
 
@@ -62,9 +60,7 @@ class OneEvaluation(Solver):
     ) -> tuple[Kernel, Memory]:
         """The law of x_s given x_t and the prediction, and the memory for the next move."""
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """Ask once, return the kernel."""
         pred = yield Query(x, t)
         return self.kernel(process, x, pred, t, s, layout, memory)

@@ -1,7 +1,7 @@
 """Spaces: the geometry of a field, so that processes are written once.
 
-`add` is the exponential map, `diff` the logarithm map, `project` puts a tensor into the space (mask, symmetry, centre of
-mass), `noise` is a standard normal in it, `dim` its number of free coordinates per sample.
+`add` is the exponential map, `diff` the logarithm map, `project` puts a tensor into the space (mask, symmetry, centre
+of mass), `noise` is a standard normal in it, `dim` its number of free coordinates per sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Immiscible diffusion (Li et al. 2024): noise is assigned to data within the batch by least total distance.
 
-The assignment permutes a fixed batch of noise, so the batch law of the noise stays exactly the prior; only the joint law
-with the data changes. Nearest-of-k does change it: its noise shrinks towards the data.
+The assignment permutes a fixed batch of noise, so the batch law of the noise stays exactly the prior; only the joint
+law with the data changes. Nearest-of-k does change it: its noise shrinks towards the data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Minibatch optimal transport (Tong et al. 2024; Pooladian et al. 2023): exact plan of squared distances within a batch.
+"""Minibatch optimal transport (Tong et al. 2024; Pooladian et al. 2023): exact plan of squared distances within a
+batch.
 
 Between batches of equal size and weight an optimal plan is a permutation, so each law keeps its marginal.
 """

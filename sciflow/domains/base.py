@@ -161,6 +161,4 @@ class ScienceData(LightningDataModule):
 
     def _loader(self, split: str, order: Sampler[int] | None = None) -> DataLoader:
         samples = self.samples[split]
-        return DataLoader(
-            _Indices(len(samples)), batch_size=self.batch_size, sampler=order, collate_fn=samples.batch
-        )
+        return DataLoader(_Indices(len(samples)), batch_size=self.batch_size, sampler=order, collate_fn=samples.batch)

@@ -1,7 +1,8 @@
 """Official GDSS checkpoints (Jo, Lee & Hwang, ICML 2022; github.com/harryjo97/GDSS) as sciflow models.
 
 Nothing is unpickled: the files are read with torch's restricted reader, and their weights become one .safetensors file.
-The model keeps what the checkpoints were tuned with: no time conditioning, a standard normal prior for every SDE (which the
+The model keeps what the checkpoints were tuned with: no time conditioning, a standard normal prior for every SDE
+(which the
 schedules do not reach), the released sampler with its step size 1/N on clocks from 1 to 1e-4, batch-coupled Langevin
 steps and first-order OU halves. A VP network n means score = -n/sigma (kind "noise"), a VE network n means score = n.
 """

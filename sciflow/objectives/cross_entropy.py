@@ -1,8 +1,8 @@
 """Cross-entropy of a predicted distribution over classes.
 
 For one-hot data under Gaussian noise the minimiser is p(class | x_t), whose vector of probabilities IS E[x0 | x_t]: the
-same data prediction that squared error finds, with stronger gradients (Dieleman et al. 2022, CDCD). For tokens it is the
-usual denoising cross-entropy.
+same data prediction that squared error finds, with stronger gradients (Dieleman et al. 2022, CDCD). For tokens it is
+the usual denoising cross-entropy.
 """
 
 from __future__ import annotations

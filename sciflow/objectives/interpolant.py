@@ -1,4 +1,5 @@
-"""Losses of stochastic interpolants: |b - b'|^2 + |eta - eta'|^2 against the path's velocity and noise (Albergo et al. 2023).
+"""Losses of stochastic interpolants: |b - b'|^2 + |eta - eta'|^2 against the path's velocity and noise (Albergo et
+al. 2023).
 
 Regressing eta = E[z | x_t] instead of the score keeps the loss finite at both ends.
 """

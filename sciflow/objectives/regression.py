@@ -1,7 +1,7 @@
 r"""Regression losses: squared error of a prediction in a stated kind.
 
-The minimiser is the conditional mean of that kind's target, for every weight. Weights relate the kinds (C08 of the catalog):
-|x0 - x0'|^2 = (sigma/alpha)^2 |z - z'|^2 = (sigma^2/alpha)^2 |s - s'|^2.
+The minimiser is the conditional mean of that kind's target, for every weight. Weights relate the kinds (C08 of the
+catalog): |x0 - x0'|^2 = (sigma/alpha)^2 |z - z'|^2 = (sigma^2/alpha)^2 |s - s'|^2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Regression(Objective):
 
 
 class LikelihoodWeighted(Objective):
-    """Score matching weighted with g(t)^2, which bounds the likelihood (Song et al. 2021, "Maximum likelihood training").
+    """Score matching weighted with g(t)^2, which bounds the likelihood (Song et al. 2021, "Maximum likelihood
+    training").
 
     Args:
         per_entry: As in `Regression`.

@@ -1,8 +1,8 @@
 """Anchored processes: a Gaussian process centred on a point per row instead of the origin.
 
 A centred process is the plain process applied to x - anchor: x_t = anchor + alpha (x0 - anchor) + sigma z. The anchor
-(centre of the observed frames, a noisy observation y, a learned point) stands in `layout.anchor`, set by the codec or by
-`Denoiser.prepare`. Conditional GeoTDM and mean-reverting SDEs (SGMSE+, IR-SDE) are of this form.
+(centre of the observed frames, a noisy observation y, a learned point) stands in `layout.anchor`, set by the codec or
+by `Denoiser.prepare`. Conditional GeoTDM and mean-reverting SDEs (SGMSE+, IR-SDE) are of this form.
 """
 
 from __future__ import annotations

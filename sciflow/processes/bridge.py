@@ -1,8 +1,8 @@
 """Bridges: from a given point x1 at t = 1 to data at t = 0, under a Gaussian reference process.
 
 The marginal pinned at both ends is the posterior of the reference seen from t = 1. Given x0, the path from x_t to
-x_s no longer depends on x1, so generation uses the reference's posterior and reverse SDE unchanged, started from data x1
-(Liu et al. 2023, I2SB; Li et al. 2023, BBDM). There is no prior: the start must be given.
+x_s no longer depends on x1, so generation uses the reference's posterior and reverse SDE unchanged, started from data
+x1 (Liu et al. 2023, I2SB; Li et al. 2023, BBDM). There is no prior: the start must be given.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Bridge(Process):
             ValueError: x1 is missing.
         """
         if x1 is None:
-            raise ValueError("a bridge is pinned at both ends: its marginal needs x1 (train with a coupling that gives it)")
+            raise ValueError(
+                "a bridge is pinned at both ends: its marginal needs x1 (train with a coupling that gives it)"
+            )
         return self.base.marginal(x0, t, layout, x1)
 
     def posterior(self, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, layout: Layout) -> Gaussian:

@@ -1,4 +1,5 @@
-r"""Masked (absorbing) processes: a token is replaced by the mask and never comes back (Austin et al. 2021; Sahoo et al. 2024).
+r"""Masked (absorbing) processes: a token is replaced by the mask and never comes back (Austin et al. 2021; Sahoo et
+al. 2024).
 
 P(still clean at t) = alpha(t) = 1 - t. Given a prediction p(x0 | x_t) of a masked token, for s < t
 

@@ -35,9 +35,7 @@ class Adaptive(Solver):
             raise UserError(f"Adaptive needs a deterministic solver such as Heun, got {type(solver).__name__}")
         self.solver, self.tolerance, self.max_steps = solver, tolerance, max_steps
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """Sub-steps until s.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Ancestral sampling: draw x_s from the posterior at the predicted x0 (Ho et al. 2020; any process with a posterior)."""
+"""Ancestral sampling: draw x_s from the posterior at the predicted x0 (Ho et al. 2020), for any process with one."""
 
 from __future__ import annotations
 

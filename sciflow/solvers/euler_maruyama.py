@@ -19,9 +19,7 @@ class EulerMaruyama(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"sde"})
     order: ClassVar[float] = 1.0  # strong order for additive noise
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """One Euler-Maruyama step.
 
         Raises:

@@ -1,6 +1,7 @@
 """Gillespie's direct method: every sample has its own clock inside the move and jumps event by event.
 
-With total rate lambda of a sample, the waiting time is exponential(lambda) and the event is drawn in proportion to its rate.
+With total rate lambda of a sample, the waiting time is exponential(lambda) and the event is drawn in proportion to
+its rate.
 Exact for rates that do not change between events; for time-dependent rates they are frozen from one event to the next.
 """
 
@@ -33,9 +34,7 @@ class Gillespie(Solver):
     def __init__(self, max_events: int = 100_000) -> None:
         self.max_events = max_events
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """Events until every clock has reached s.
 
         Raises:

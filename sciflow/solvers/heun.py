@@ -1,4 +1,4 @@
-"""Heun's method for the deterministic flow: average of the velocities at both ends (Karras et al. 2022, algorithm 1)."""
+"""Heun's method for the deterministic flow: mean of the velocities at both ends (Karras et al. 2022, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ class Heun(Solver):
     order: ClassVar[float] = 2.0
     evaluations: ClassVar[int] = 2
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """Euler predictor, trapezoidal corrector."""
         step = layout.rows(s - t, x)
         start = process.velocity(x, (yield Query(x, t)), t, layout)

@@ -1,7 +1,7 @@
 r"""Langevin correctors: x <- x + e score + sqrt(2 e) z at fixed clock.
 
-`Langevin` uses e = 2 (snr sigma_t)^2: no coupling between samples, right in any dimension. `NormLangevin` is the rule of
-Song et al. 2021 and GDSS, e = 2 alpha_k (snr |z|/|score|)^2 with norms averaged over the batch, which makes a sample
+`Langevin` uses e = 2 (snr sigma_t)^2: no coupling between samples, right in any dimension. `NormLangevin` is the rule
+of Song et al. 2021 and GDSS, e = 2 alpha_k (snr |z|/|score|)^2 with norms averaged over the batch, which makes a sample
 depend on its batch-mates: for parity with published samplers only.
 """
 
@@ -56,9 +56,7 @@ class NormLangevin(Solver):
     def __init__(self, snr: float = 0.1, scale: float = 1.0, scales: int = 1000) -> None:
         self.snr, self.scale, self.scales = snr, scale, scales
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """One corrector move with batch-mean norms."""
         score = (yield Query(x, t)).to("score")
         return Dirac(self.correct(process, x, score, t, layout, draws)[1]), memory

@@ -1,4 +1,5 @@
-"""Reverse-diffusion predictor (Song et al. 2021, appendix E): the reversed discrete forward chain of GDSS and score-SDE.
+"""Reverse-diffusion predictor (Song et al. 2021, appendix E): the reversed discrete forward chain of GDSS and
+score-SDE.
 
 x_s = x - F x + G^2 score + G z with (F, G) of a table of `scales` levels at t.
 """

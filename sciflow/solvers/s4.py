@@ -7,8 +7,8 @@ One prediction per move serves a Langevin correction and the score part. With h 
     score:       x <- x + h g(t)^2 score
     half OU:     from t - h/2 to s; its mean is the denoised value.
 
-The exact OU variance is a^2 sigma_t^2 - sigma_s^2; the released code uses it divided by a^2, which agrees to first order in h
-(and exactly where alpha = 1).
+The exact OU variance is a^2 sigma_t^2 - sigma_s^2; the released code uses it divided by a^2, which agrees to first
+order in h (and exactly where alpha = 1).
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class S4(Solver):
         self.snr, self.scale, self.exact_ou, self.scales = snr, scale, exact_ou, scales
         self.corrector = NormLangevin(snr, scale, scales)
 
-    def step(
-        self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws
-    ) -> Step:
+    def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """Correction, half OU, score, half OU."""
         score = (yield Query(x, t)).to("score")
         middle = (t + s) / 2

@@ -63,7 +63,9 @@ class Denoising(LightningModule):
     ) -> None:
         super().__init__()
         if sorted(objectives) != sorted(processes):
-            raise UserError(f"one objective per field: processes for {sorted(processes)}, objectives for {sorted(objectives)}")
+            raise UserError(
+                f"one objective per field: processes for {sorted(processes)}, objectives for {sorted(objectives)}"
+            )
         self.model = Model(processes, network, sampling)
         self.objectives, self.weights = dict(objectives), dict(weights or {})
         self.time_law, self.coupling = time_law if time_law is not None else Stratified(), coupling
@@ -158,7 +160,10 @@ class Denoising(LightningModule):
 
         def draw(copy: int) -> State:
             move: Move = PRIOR
-            ends = {name: noise.at(name, move, copy).normal(clean[name], clean.layouts[name]) for name in self.model.processes}
+            ends = {
+                name: noise.at(name, move, copy).normal(clean[name], clean.layouts[name])
+                for name in self.model.processes
+            }
             return clean.put(**ends)
 
         return self.coupling.pair(clean, draw)

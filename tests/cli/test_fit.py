@@ -33,7 +33,7 @@ def fit(folder: Path, *words: str, run: str = "run") -> subprocess.CompletedProc
 
 
 def test_killed_run_resumes_to_the_same_weights(tmp_path) -> None:
-    """kill -9 after some epochs, restart from last.ckpt: final weights equal those of an uninterrupted run, bit for bit."""
+    """kill -9 after some epochs, restart from last.ckpt: the final weights equal an uninterrupted run's bit for bit."""
     epochs = ["--trainer.max_epochs", "60"]
     assert fit(tmp_path, *epochs, run="whole").returncode == 0
     last = tmp_path / "cut/version_0/checkpoints/last.ckpt"

@@ -1,7 +1,7 @@
 """Parity with the official GDSS code: golden vectors of `gdss_golden.json` (made by that code on torch 2.13 CPU).
 
-The vectors are read from ../shared/specs, or from SCIFLOW_GDSS_GOLDEN; the official files from SCIFLOW_GDSS_CHECKPOINTS.
-Both are skipped with a reason when absent.
+The vectors are read from ../shared/specs, or from SCIFLOW_GDSS_GOLDEN; the official files from
+SCIFLOW_GDSS_CHECKPOINTS. Both are skipped with a reason when absent.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ def test_samplers(case: dict) -> None:
     found = {"x": result["x"], "adj_upper": result["adj"][:, upper[0], upper[1]].flatten()}
     for name, value in found.items():
         expected = torch.tensor(case[name]).reshape(value.shape)
-        if expected.isnan().all():  # the last OU half of the official S4 runs below t = 0, where its variance is negative
+        if (
+            expected.isnan().all()
+        ):  # the last OU half of the official S4 runs below t = 0, where its variance is negative
             assert case["predictor"] == "S4" and not case["denoise"] and value.isfinite().all()
         else:
             close(value, expected, 1e-4)
@@ -167,7 +169,9 @@ def test_losses(case: dict) -> None:
         "adj": make_process(case["sde_adj"], SymmetricMatrix()),
     }
     clean = {"x": x0, "adj": adj0}
-    model = Model(processes, scores(golden()["nets"]), sampling_plan({"predictor": "Euler", "corrector": "None"}, 4, {}))
+    model = Model(
+        processes, scores(golden()["nets"]), sampling_plan({"predictor": "Euler", "corrector": "None"}, 4, {})
+    )
     noised = {
         name: process.marginal(clean[name], t, layout[name]).sample(FormulaDraws(iter([number])))
         for number, (name, process) in enumerate(processes.items(), start=1)
@@ -212,7 +216,7 @@ def checkpoint_cases() -> list[dict]:
 @pytest.mark.golden
 @pytest.mark.parametrize("case", checkpoint_cases(), ids=lambda c: f"{Path(c['file']).stem}-ema{c['ema']}")
 def test_official_checkpoints(case: dict, tmp_path: Path) -> None:
-    """Raw outputs of the official weights on formula inputs (2e-5), and the same after a round trip through safetensors."""
+    """Raw outputs of the official weights on formula inputs (2e-5), after a round trip through safetensors."""
     model = load_official(Path(str(CHECKPOINTS)) / Path(case["file"]).name, ema=case["ema"])
     model.save(tmp_path / "model.safetensors")
     model = load(tmp_path / "model.safetensors")

@@ -89,7 +89,9 @@ def test_training_noise_depends_on_step_and_rank_only(tmp_path) -> None:
     one, batch = module(), data(tmp_path)
     batch.setup("fit")
     state = batch.samples["train"].batch([0, 1])
-    draw = [one._noise(label, state).normal(state["x"], state.layouts["x"]) for label in ("train/0", "train/0", "train/1")]
+    draw = [
+        one._noise(label, state).normal(state["x"], state.layouts["x"]) for label in ("train/0", "train/0", "train/1")
+    ]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
 
 
