@@ -99,10 +99,11 @@ class PerSample(Noise):
 
     def __init__(self, seed: int = 0, samples: Tensor | int = 0) -> None:
         self.seed, self.samples = seed, samples
+        self.ahead: dict[tuple, tuple[int, Tensor]] = {}  # numbers of the moves to come, see `_PhiloxDraws`
 
     def at(self, field: str, move: Move, copy: int = 0) -> Draws:
         """Draws keyed by the seed, the field, the move and the copy."""
-        return _PhiloxDraws(self, f"{self.seed}/{field}/{move.index}/{move.phase}/{copy}")
+        return _PhiloxDraws(self, (field, move.phase, copy), move.index)
 
     def indices(self, layout: Layout, device: torch.device) -> Tensor:
         """(B,) global sample indices of a batch."""
@@ -115,41 +116,81 @@ class PerSample(Noise):
         return torch.arange(self.samples, self.samples + layout.batch, device=device)
 
 
-class _PhiloxDraws(Draws):
-    def __init__(self, noise: PerSample, label: str) -> None:
-        self.noise, self.label, self.count = noise, label, 0
+AHEAD = 1 << 14  # numbers per evaluation: small fields get those of several moves at once, large ones of one move
 
-    def words(self, like: Tensor, layout: Layout) -> Tensor:
-        """32 random bits for each entry of `like`, as int64."""
-        sample, row, columns = _coordinates(like, layout, self.noise)
-        blocks = torch.arange((columns + 3) // 4, device=like.device)
-        words = self._blocks(sample[:, None], row[:, None], blocks)
-        return words.reshape(len(sample), -1)[:, :columns].reshape(like.shape)
+
+class _PhiloxDraws(Draws):
+    """Draws of one move.
+
+    Small dense fields compute the numbers of the next moves with their own: a tensor operation on few numbers costs its
+    launch, whatever it computes. The numbers do not depend on what is computed together.
+    """
+
+    def __init__(self, noise: PerSample, stream: tuple[str, int, int], move: int) -> None:
+        self.noise, self.stream, self.move, self.count = noise, stream, move, 0
 
     def uniform(self, like: Tensor, layout: Layout) -> Tensor:
         dtype = _float_like(like)
-        return _open_interval(self.words(like, layout)).to(dtype).clamp_max(1 - torch.finfo(dtype).eps / 2)
+        return self._get("uniform", like, layout, _all_words).to(dtype).clamp_max(1 - torch.finfo(dtype).eps / 2)
 
     def normal(self, like: Tensor, layout: Layout) -> Tensor:
-        # the inverse distribution function acts on each number alone, so the bits do not depend on its place in memory
-        return torch.special.ndtri(_open_interval(self.words(like, layout))).to(_float_like(like))
+        return self._get("normal", like, layout, _all_words)
 
     def upper_normal(self, like: Tensor, layout: Layout) -> Tensor:
         # the same numbers as `normal`; blocks of four that lie on or below the diagonal are left out
-        nodes, columns = like.shape[1], math.prod(like.shape[2:])
-        row, block = (v.to(like.device) for v in _upper_blocks(nodes, columns))
-        words = self._blocks(self.noise.indices(layout, like.device)[:, None], row, block)
-        normals = torch.zeros(len(words), nodes, (columns + 3) // 4, 4, dtype=_float_like(like), device=like.device)
-        normals[:, row, block] = torch.special.ndtri(_open_interval(words)).to(normals.dtype)
-        return normals.reshape(len(words), nodes, -1)[:, :, :columns].reshape(like.shape)
+        return self._get("normal", like, layout, _upper_words)
 
-    def _blocks(self, sample: Tensor, row: Tensor, block: Tensor) -> Tensor:
-        """Four words for each counter (block, row, sample), broadcast against each other: (..., 4)."""
-        digest = hashlib.blake2b(f"{self.label}/{self.count}".encode(), digest_size=8).digest()
-        self.count += 1
-        key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
-        c0, c1, c2, c3 = torch.broadcast_tensors(block, row, sample & _MASK, sample >> 32)
-        return torch.stack(philox(c0, c1, c2, c3, *key), -1)
+    def _get(self, law: str, like: Tensor, layout: Layout, words: Callable[..., Tensor]) -> Tensor:
+        """Numbers of this draw, from those computed ahead if they are there."""
+        number, self.count = self.count, self.count + 1
+        name = (*self.stream, number, law, words, like.shape, like.dtype, like.device)
+        first, values = self.noise.ahead.get(name, (self.move + 1, None))
+        if values is None or layout.index is not None or not first <= self.move < first + len(values):
+            first, moves = self.move, 1 if layout.index is not None else max(1, AHEAD // max(1, like.numel()))
+            label = "/".join(map(str, (self.noise.seed, *self.stream, number)))
+            with torch.inference_mode(False), torch.no_grad():  # the numbers may be used in a later run with gradients
+                counters = (torch.arange(first, first + moves, device=like.device) + 1) << 8  # the prior is move -1
+                values = words(_key(label), counters, like, layout, self.noise)
+                # the inverse distribution function acts on each number alone: no bit depends on its place in memory
+                values = torch.special.ndtri(values) if law == "normal" else values
+                values = values.to(_float_like(like))
+            if moves > 1:
+                self.noise.ahead[name] = (first, values)
+        return values[self.move - first]
+
+
+def _key(label: str) -> tuple[int, int]:
+    digest = hashlib.blake2b(label.encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def _blocks(key: tuple[int, int], moves: Tensor, sample: Tensor, row: Tensor, block: Tensor) -> Tensor:
+    """Four uniforms for each counter (block, row, sample, move): (moves, ..., 4).
+
+    The fourth counter word holds the move above 8 bits of the sample index, the third the rest of it.
+    """
+    moves = moves.reshape(-1, *[1] * max(sample.ndim, row.ndim, block.ndim))
+    counters = torch.broadcast_tensors(block, row, sample & _MASK, (sample >> 32) + moves)
+    return _open_interval(torch.stack(philox(counters[0], counters[1], counters[2], counters[3], *key), -1))
+
+
+def _all_words(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
+    """Uniforms for every entry of `like`: (moves, *like.shape)."""
+    sample, row, columns = _coordinates(like, layout, noise)
+    uniforms = _blocks(key, moves, sample[:, None], row[:, None], torch.arange((columns + 3) // 4, device=like.device))
+    return uniforms.reshape(len(moves), len(sample), -1)[:, :, :columns].reshape(len(moves), *like.shape)
+
+
+def _upper_words(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
+    """As `_all_words` above the diagonal of (B, N, N, ...); 1/2 (normal: 0) in blocks that hold nothing else."""
+    nodes, columns = like.shape[1], math.prod(like.shape[2:])
+    row, block = (v.to(like.device) for v in _upper_blocks(nodes, columns))
+    sample = noise.indices(layout, like.device)
+    full = torch.full(
+        (len(moves), len(sample), nodes, (columns + 3) // 4, 4), 0.5, dtype=torch.float64, device=like.device
+    )
+    full[:, :, row, block] = _blocks(key, moves, sample[:, None], row, block)
+    return full.reshape(len(moves), len(sample), nodes, -1)[..., :columns].reshape(len(moves), *like.shape)
 
 
 def _open_interval(words: Tensor) -> Tensor:
