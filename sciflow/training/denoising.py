@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class Denoising(LightningModule):
         self.model = Model(processes, network, sampling)
         self.objectives, self.weights = dict(objectives), dict(weights or {})
         self.time_law, self.coupling = time_law if time_law is not None else Stratified(), coupling
-        self.optimizer_factory, self.scheduler_factory, self.seed = optimizer, scheduler, seed
+        self.factories, self.seed = _Factories(optimizer, scheduler), seed
 
     def setup(self, stage: str) -> None:
         """Take codec and spec from the data module, and size the network by the data. May be called twice."""
@@ -127,10 +128,10 @@ class Denoising(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and, if given, a scheduler stepped every batch."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
+        optimizer = self.factories.optimizer(self.parameters())
+        if self.factories.scheduler is None:
             return optimizer
-        scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": "step"}
+        scheduler = {"scheduler": self.factories.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -141,7 +142,7 @@ class Denoising(LightningModule):
         losses = {name: loss.mean() for name, loss in self.losses(batch, noise).items()}
         total = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         logged = {f"{stage}/loss": total, **{f"{stage}/loss_{name}": loss for name, loss in losses.items()}}
-        self.log_dict(logged, batch_size=batch.batch, sync_dist=stage != "train", on_epoch=True, on_step=False)
+        self.log_dict(logged, batch_size=batch.batch, sync_dist=True, on_epoch=True, on_step=False)
         if stage == "train" and self.global_step % 50 == 0 and not torch.isfinite(total):
             raise UserError(
                 f"the training loss became {total.item()} at step {self.global_step} (per field: "
@@ -167,6 +168,20 @@ class Denoising(LightningModule):
             return clean.put(**ends)
 
         return self.coupling.pair(clean, draw)
+
+
+@dataclass(frozen=True)
+class _Factories:
+    """Optimizer and scheduler factories; a copy of the module (weight averaging) shares them.
+
+    Those that the command line makes refer to its parser, which cannot be copied in a distributed run.
+    """
+
+    optimizer: OptimizerFactory
+    scheduler: SchedulerFactory | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Factories:
+        return self
 
 
 class _Paired(Draws):

@@ -65,6 +65,18 @@ def test_own_csv_gives_a_model_that_samples(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [["--trainer.devices", "2", "--trainer.strategy", "ddp"], ["--trainer.precision", "bf16-mixed"]],
+    ids=["two processes", "bf16"],
+)
+def test_distributed_and_bf16_training_run(tmp_path, words) -> None:
+    result = fit(tmp_path, "--trainer.max_epochs", "2", *words)
+    assert result.returncode == 0, result.stderr
+    weights = load(tmp_path / "run/version_0/checkpoints/last.ckpt").denoiser.state_dict()
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--data.init_args.source", "no/such.csv"], "no/such.csv"),
