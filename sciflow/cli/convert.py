@@ -1,5 +1,6 @@
-"""Turn an official checkpoint of another project into a sciflow model.
+"""Turn a checkpoint into one small .safetensors file: sciflow's own (averaged weights), or an official one of GDSS.
 
+    sciflow convert fit runs/lightning_logs/version_0/checkpoints/last.ckpt my-model.safetensors
     sciflow convert gdss gdss_qm9.pth qm9-official.safetensors
     sciflow sample qm9-official.safetensors --num 1000 --out molecules.smi
 
@@ -13,13 +14,13 @@ from pathlib import Path
 
 from sciflow.core.errors import UserError
 
-FORMATS = {"gdss": "sciflow.interop.gdss"}
+FORMATS = {"fit": ("sciflow.model", "load"), "gdss": ("sciflow.interop.gdss", "load_official")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sciflow convert`."""
-    parser.add_argument("format", help=f"project that wrote the checkpoint: {', '.join(FORMATS)}")
-    parser.add_argument("file", type=Path, help="official checkpoint")
+    parser.add_argument("format", help=f"what wrote the checkpoint: {', '.join(FORMATS)}")
+    parser.add_argument("file", type=Path, help="checkpoint")
     parser.add_argument("out", type=Path, help="sciflow model to write (.safetensors)")
 
 
@@ -34,9 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"{arguments.out}: got the ending '{arguments.out.suffix}', expected .safetensors")
     if not arguments.file.is_file():
-        raise UserError(f"{arguments.file}: no such file, expected an official {arguments.format} checkpoint")
+        raise UserError(f"{arguments.file}: no such file, expected a checkpoint of {arguments.format}")
     check_writable(arguments.out)
-    model = importlib.import_module(FORMATS[arguments.format]).load_official(arguments.file)
+    module, function = FORMATS[arguments.format]
+    model = getattr(importlib.import_module(module), function)(arguments.file)
+    model.spec.setdefault("name", arguments.out.stem)
     model.save(arguments.out)
     print(
         f"wrote {arguments.out}: {model.spec.get('name', arguments.file.stem)} ({model.spec.get('domain', 'graphs')})"

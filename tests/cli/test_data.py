@@ -41,7 +41,7 @@ def test_get_prints_a_path(command):
         (("data", "get", "nothing"), "got 'nothing'"),
         (("data", "list", "nothing"), "got 'nothing'"),
         (("data", "fetch"), "expected list or get"),
-        (("convert", "digress", "a", "b.safetensors"), "expected one of gdss"),
+        (("convert", "digress", "a", "b.safetensors"), "expected one of fit, gdss"),
         (("convert", "gdss", "a", "b.pth"), "expected .safetensors"),
         (("convert", "gdss", "missing.pth", "b.safetensors"), "no such file"),
     ],
