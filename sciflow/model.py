@@ -9,7 +9,6 @@ Files hold tensors and JSON only: nothing is unpickled, no YAML and no data set 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from sciflow.core.codec import Codec, draw_sizes
 from sciflow.core.config import from_config, to_config
 from sciflow.core.denoiser import Denoiser
 from sciflow.core.errors import UserError
+from sciflow.core.files import replacing
 from sciflow.core.hooks import Hook
 from sciflow.core.noise import PerSample
 from sciflow.core.process import Process
@@ -85,9 +85,8 @@ class Model(nn.Module):
             name: (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous().cpu()
             for name, value in self.denoiser.state_dict().items()
         }
-        temporary = Path(f"{path}.tmp")
-        save_file(weights, temporary, metadata={"sciflow": json.dumps(self.config())})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(weights, temporary, metadata={"sciflow": json.dumps(self.config())})
 
     # -- sampling ----------------------------------------------------------------------------------------------------
     def sizes(self, samples: Tensor, seed: int) -> list[int]:

@@ -47,6 +47,11 @@ class SamplingPlan(Configurable):
         """
         return Sampler(processes, self.solvers, self.grid, correct=self.correct, n_correct=self.n_correct, hooks=hooks)
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether a sample of this plan depends on its batch-mates."""
+        return any(solver.couples_samples for solver in [*self.solvers.values(), *self.correct.values()])
+
     def changed(self, steps: int | None = None, solver: str | None = None) -> SamplingPlan:
         """A plan with another number of steps, or another solver (by class name) for every field, without corrector.
 
@@ -59,7 +64,10 @@ class SamplingPlan(Configurable):
             if solver.lower() not in known:
                 names = ", ".join(cls.__name__ for cls in known.values())
                 raise UserError(f"unknown solver '{solver}'; expected one of: {names}")
-            solvers, correct = {name: known[solver.lower()]() for name in solvers}, {}
+            try:
+                solvers, correct = {name: known[solver.lower()]() for name in solvers}, {}
+            except TypeError:
+                raise UserError(f"solver '{solver}' needs arguments; write it into the plan of a YAML") from None
         if steps is not None and steps < 1:
             raise UserError(f"steps must be at least 1, got {steps}")
         return SamplingPlan(

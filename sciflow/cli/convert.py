@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Read, convert, write."""
     import importlib
 
-    from sciflow.report.files import check_writable
+    from sciflow.core.files import check_writable
 
     if arguments.format not in FORMATS:
         raise UserError(f"format: got '{arguments.format}', expected one of {', '.join(FORMATS)}")

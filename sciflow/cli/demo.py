@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample, evaluate, design, write the page."""
-    from sciflow.report.files import check_writable, write_json, write_text
+    from sciflow.core.files import check_writable, write_text
+    from sciflow.report.files import write_json
 
     if arguments.quick:
         arguments.num, arguments.designs = min(arguments.num, 64), min(arguments.designs, 4)

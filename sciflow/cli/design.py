@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Check everything that can be checked, design, write."""
-    from sciflow.report.files import check_writable, write_json, write_text
+    from sciflow.core.files import check_writable, write_text
+    from sciflow.report.files import write_json
     from sciflow.writers import check_ending
 
     if arguments.domain != "molecule":

@@ -29,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate, print the table, write the files."""
+    from sciflow.core.files import check_writable, write_text
     from sciflow.evaluation import evaluate
     from sciflow.report.evaluation import evaluation_sections, evaluation_table
-    from sciflow.report.files import check_writable, write_json, write_text
+    from sciflow.report.files import write_json
     from sciflow.report.html import page
 
     for target in (arguments.out, arguments.report):

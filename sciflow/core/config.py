@@ -2,7 +2,8 @@
 
 A component derives from `Configurable`; its constructor arguments are recorded. `to_config` turns it into
 `{"class_path": ..., "init_args": {...}}` made of plain JSON types (nested components included), `from_config`
-turns that back into the object. Only subclasses of `Configurable` are ever called: a checkpoint cannot run other code.
+turns that back into the object. Only subclasses of `Configurable` are ever called. A file can name any module on
+your own path, and importing it runs its top level; it cannot bring code of its own.
 """
 
 from __future__ import annotations

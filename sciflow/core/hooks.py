@@ -39,6 +39,10 @@ class Hook(Configurable):
         """A new denoise callable around the old one: classifier-free guidance, forward models, superposition."""
         return denoise
 
+    def selects(self, move: Move) -> bool:
+        """Whether candidates are drawn for this move. Never asked where the mean replaces the last draw."""
+        return True
+
     def select(self, options: Sequence[State], move: Move, denoise: Denoise, noise: Noise) -> State:
         """One state made from `candidates` options (draws of the same kernels) after `move`: SVDD, SMC, best of n."""
         return options[0]

@@ -73,6 +73,14 @@ class Sampler:
                     f"solver for unknown field '{name}'; fields with a process: {', '.join(self.processes)}"
                 )
             check_fit(name, self.processes[name], solver)
+        for name, solver in self.solvers.items():
+            if solver.corrector:
+                raise UserError(f"{type(solver).__name__} stays at its clock: give field '{name}' to `correct` instead")
+            if solver.alone and len(self.solvers) > 1:
+                raise UserError(
+                    f"{type(solver).__name__} moves field '{name}' on clocks of its own; it works for states with a "
+                    f"single evolving field, got {', '.join(self.solvers)}"
+                )
 
     def prior(self, template: State, noise: Noise) -> State:
         """A state drawn from the priors of all fields that have one, shaped like `template`."""
@@ -105,6 +113,9 @@ class Sampler:
             grad_last: Gradients flow through this many last moves; 0: none.
             record: Keep the path.
         """
+        for solver in self.solvers.values():
+            if solver.moves not in (None, steps):
+                raise UserError(f"{type(solver).__name__} is made for {solver.moves} moves, {steps} were asked for")
         moves = [Move(i, t, s) for i, (t, s) in enumerate(self.grid.moves(steps))]
         clocks = torch.tensor([(m.t, m.s) for m in moves], dtype=torch.float64)  # stay on the host: no sync, no kernels
         calls = _Counted(denoiser)
@@ -149,7 +160,8 @@ class Sampler:
             state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
         copies = 0
         for hook in self.hooks:
-            if hook.candidates > 1:  # further draws of the SAME kernels: no network call
+            if hook.candidates > 1 and hook.selects(move) and not mean:
+                # further draws of the SAME kernels: no network call
                 others = []
                 for _ in range(1, hook.candidates):
                     copies += 1

@@ -39,11 +39,19 @@ class Solver(Configurable, ABC):
         needs: Capabilities that the process must provide.
         order: Order of convergence (strong order for additive noise); 0 where it does not apply.
         evaluations: Network calls per move; 0 if it varies.
+        corrector: It stays at its clock: to be run before a move, not as one.
+        alone: It moves its own clock between queries, so no other field may evolve beside it.
+        couples_samples: A sample depends on its batch-mates.
+        moves: Number of moves that the method is made for; None: any.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     order: ClassVar[float] = 0.0
     evaluations: ClassVar[int] = 1
+    corrector: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    couples_samples: ClassVar[bool] = False
+    moves: int | None = None
 
     @abstractmethod
     def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
@@ -85,7 +93,9 @@ def check_fit(field: str, process: Process, solver: Solver) -> None:
     missing = solver.needs - process.provides()
     if not missing:
         return
-    fits = [cls.__name__ for cls in known_solvers() if cls.needs <= process.provides()]
+    fits = [
+        cls.__name__ for cls in known_solvers() if cls.needs <= process.provides() and cls.corrector == solver.corrector
+    ]
     raise UserError(
         f"field '{field}': solver {type(solver).__name__} needs {', '.join(sorted(missing))}, which "
         f"{type(process).__name__} does not provide; solvers that fit: {', '.join(fits) or 'none that is imported'}"

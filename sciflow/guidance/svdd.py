@@ -50,14 +50,12 @@ class SVDD(Hook):
             )
         self.value, self.candidates, self.alpha, self.start, self.every = value, candidates, alpha, start, every
 
-    def acts(self, move: Move) -> bool:
+    def selects(self, move: Move) -> bool:
         """Whether it chooses at this move."""
         return move.t <= self.start and move.index % self.every == 0
 
     def select(self, options: Sequence[State], move: Move, denoise: Denoise, noise: Noise) -> State:
         """Per sample one of the options; the choice uses `noise.at("svdd", move)`, so it is the same in any batch."""
-        if not self.acts(move):
-            return options[0]
         fields = options[0].fields
         if move.s > 0 and all(_same(options[0][name], options[1][name]) for name in fields):
             raise UserError(

@@ -1,49 +1,13 @@
-"""Text and JSON files written in one step: a reader sees the old file or the whole new one."""
+"""JSON files of plain data, written in one step."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from sciflow.core.errors import UserError
-
-
-def check_writable(path: str | Path) -> Path:
-    """The path, once a file can be made beside it; called before long work whose result goes there.
-
-    Raises:
-        UserError: the folder cannot be made or written to.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, probe = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    os.close(handle)
-    os.unlink(probe)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected the name of a file")
-    return path
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file atomically.
-
-    Raises:
-        UserError: the place cannot be written to.
-    """
-    path = check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from sciflow.core.files import write_text
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -29,6 +29,8 @@ class Adaptive(Solver):
 
     needs: ClassVar[frozenset[str]] = frozenset({"velocity"})
     evaluations: ClassVar[int] = 0
+    alone: ClassVar[bool] = True
+    couples_samples: ClassVar[bool] = True  # one step size for the batch
 
     def __init__(self, solver: Solver, tolerance: float = 1e-4, max_steps: int = 1000) -> None:
         if "velocity" not in solver.needs:

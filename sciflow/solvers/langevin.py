@@ -27,6 +27,7 @@ class Langevin(OneEvaluation):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"score_step"})
+    corrector: ClassVar[bool] = True
 
     def __init__(self, snr: float = 0.1) -> None:
         if snr <= 0:
@@ -52,6 +53,8 @@ class NormLangevin(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"score_step"})
+    corrector: ClassVar[bool] = True
+    couples_samples: ClassVar[bool] = True
 
     def __init__(self, snr: float = 0.1, scale: float = 1.0, scales: int = 1000) -> None:
         self.snr, self.scale, self.scales = snr, scale, scales

@@ -29,7 +29,7 @@ class ReverseDiffusion(OneEvaluation):
     def __init__(self, scales: int = 1000) -> None:
         if scales < 2:
             raise ValueError(f"a table needs at least 2 levels, got {scales}")
-        self.scales = scales
+        self.scales = self.moves = scales
 
     def kernel(
         self, process: Any, x: Tensor, pred: Prediction, t: Tensor, s: Tensor, layout: Layout, memory: Memory

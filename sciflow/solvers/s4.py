@@ -37,10 +37,11 @@ class S4(Solver):
 
     needs: ClassVar[frozenset[str]] = frozenset({"score_step"})
     order: ClassVar[float] = 1.0
+    couples_samples: ClassVar[bool] = True
 
     def __init__(self, snr: float = 0.1, scale: float = 1.0, exact_ou: bool = True, scales: int = 1000) -> None:
         self.snr, self.scale, self.exact_ou, self.scales = snr, scale, exact_ou, scales
-        self.corrector = NormLangevin(snr, scale, scales)
+        self.langevin = NormLangevin(snr, scale, scales)
 
     def step(self, process: Any, x: Tensor, t: Tensor, s: Tensor, layout: Layout, memory: Memory, draws: Draws) -> Step:
         """Correction, half OU, score, half OU."""
@@ -48,7 +49,7 @@ class S4(Solver):
         middle = (t + s) / 2
         _, g2 = process.score_step(t, layout, x)
         if self.snr > 0:
-            x = self.corrector.correct(process, x, score, t, layout, draws)[1]
+            x = self.langevin.correct(process, x, score, t, layout, draws)[1]
         mean, std = self._half(process, x, t, middle, layout)
         x = mean + std * process.space.noise(x, layout, draws)
         x = x + layout.rows(t - s, x) * g2 * score

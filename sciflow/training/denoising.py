@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sciflow.core.coupling import Coupling
 from sciflow.core.errors import UserError
-from sciflow.core.noise import PRIOR, Draws, Fresh, Move
+from sciflow.core.noise import PRIOR, Draws, Fresh
 from sciflow.core.objective import Example, Objective
 from sciflow.core.process import Process
 from sciflow.core.state import Layout, State
@@ -70,6 +70,7 @@ class Denoising(LightningModule):
         self.model = Model(processes, network, sampling)
         self.objectives, self.weights = dict(objectives), dict(weights or {})
         self.time_law, self.coupling = time_law if time_law is not None else Stratified(), coupling
+        self.finite: Tensor = torch.tensor(True)
         self.factories, self.seed = _Factories(optimizer, scheduler), seed
 
     def setup(self, stage: str) -> None:
@@ -100,9 +101,8 @@ class Denoising(LightningModule):
         ends = self._prior_ends(clean, noise)
         noised = {}
         for name, process in processes.items():
-            pinned = process.joins_ends and ends is not None
-            x1 = ends[name] if pinned and ends is not None else None
-            draws: Draws = noise if ends is None or pinned else _Paired(ends[name])
+            x1 = ends[name] if ends is not None and process.joins_ends else None
+            draws: Draws = noise if ends is None or process.joins_ends else _Paired(ends[name])
             noised[name] = process.marginal(clean[name], clocks, clean.layouts[name], x1).sample(draws)  # type: ignore[operator]
         state = clean.put(**noised)
         preds = self.model.denoiser(state, dict.fromkeys(processes, clocks))
@@ -116,7 +116,7 @@ class Denoising(LightningModule):
 
     def training_step(self, batch: State, batch_idx: int) -> Tensor:
         """Weighted sum of the fields' losses, averaged over samples."""
-        return self._step(batch, "train", self._noise(f"train/{self.global_step}", batch))
+        return self._step(batch, "train", self._noise(f"train/{self.current_epoch}/{batch_idx}", batch))
 
     def validation_step(self, batch: State, batch_idx: int) -> Tensor:
         """The same loss with the same noise in every epoch, so that curves compare."""
@@ -135,7 +135,8 @@ class Denoising(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what rebuilds the model without YAML or data."""
+        """Store what rebuilds the model without YAML or data; refuse to store weights of a diverged run."""
+        self._check_finite()
         checkpoint["sciflow"] = self.model.config()
 
     def _step(self, batch: State, stage: str, noise: Fresh) -> Tensor:
@@ -143,31 +144,47 @@ class Denoising(LightningModule):
         total = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         logged = {f"{stage}/loss": total, **{f"{stage}/loss_{name}": loss for name, loss in losses.items()}}
         self.log_dict(logged, batch_size=batch.batch, sync_dist=True, on_epoch=True, on_step=False)
-        if stage == "train" and self.global_step % 50 == 0 and not torch.isfinite(total):
-            raise UserError(
-                f"the training loss became {total.item()} at step {self.global_step} (per field: "
-                f"{ {name: round(loss.item(), 4) for name, loss in losses.items()} }); lower the learning rate, clip "
-                "gradients (trainer.gradient_clip_val), or look for non-finite values in the data"
-            )
+        if stage == "train":
+            self.finite = self.finite.to(total.device) & torch.isfinite(total.detach())
+            if total.device.type == "cpu" or self.global_step % 50 == 0:  # a look at a GPU's value waits for it
+                self._check_finite()
         return total
+
+    def _check_finite(self) -> None:
+        if not bool(self.finite):
+            raise UserError(
+                f"the training loss became NaN or infinite at or before step {self.global_step}; "
+                "the last checkpoint is kept. Lower the learning rate, clip gradients (trainer.gradient_clip_val), "
+                "or look for non-finite values in the data"
+            )
 
     def _noise(self, label: str, batch: State) -> Fresh:
         digest = hashlib.blake2b(f"{self.seed}/{self.global_rank}/{label}".encode(), digest_size=7).digest()
         return Fresh(int.from_bytes(digest, "little"), next(iter(batch.fields.values())).device)
 
     def _prior_ends(self, clean: State, noise: Fresh) -> State | None:
-        if self.coupling is None:
+        """Noise paired with the data by the coupling, or the prior ends x1 of bridges and interpolants.
+
+        Paired data bring their own x1 of field f as the condition "x1:f".
+        """
+        processes = self.model.processes
+        if self.coupling is None and not any(process.joins_ends for process in processes.values()):
             return None
 
         def draw(copy: int) -> State:
-            move: Move = PRIOR
-            ends = {
-                name: noise.at(name, move, copy).normal(clean[name], clean.layouts[name])
-                for name in self.model.processes
-            }
+            ends = {}
+            for name, process in processes.items():
+                unmasked = Layout(clean.batch, clean.layouts[name].index)  # the pairing may change a sample's size
+                ends[name] = process.space.noise(clean[name], unmasked, noise.at(name, PRIOR, copy))  # type: ignore[union-attr, operator]
             return clean.put(**ends)
 
-        return self.coupling.pair(clean, draw)
+        ends = draw(0) if self.coupling is None else self.coupling.pair(clean, draw)
+        ends = State(ends.fields, clean.layouts, clean.cond)
+        for name, process in processes.items():
+            if process.joins_ends:
+                x1 = clean.cond.get(f"x1:{name}", ends[name])
+                ends = ends.put(**{name: process.space.project(x1, clean.layouts[name])})  # type: ignore[union-attr, operator]
+        return ends
 
 
 @dataclass(frozen=True)

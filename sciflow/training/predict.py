@@ -41,7 +41,7 @@ def generate_distributed(job: Job, batches: Sequence[int], devices: int) -> None
     trainer = Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=devices,
-        strategy="ddp" if gpu else "ddp_spawn",
+        strategy="ddp_spawn",  # "ddp" would start the whole command once more for every process
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -17,11 +17,13 @@ from sciflow.core.solver import drive_one
 from sciflow.core.state import Layout, State
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.processes.masked import Masked
+from sciflow.solvers.adaptive import Adaptive
 from sciflow.solvers.ancestral import Ancestral
 from sciflow.solvers.dpmpp import DPMpp2M
 from sciflow.solvers.euler_maruyama import EulerMaruyama
 from sciflow.solvers.heun import Heun
 from sciflow.solvers.langevin import Langevin
+from sciflow.solvers.reverse_diffusion import ReverseDiffusion
 from sciflow.solvers.s4 import S4
 
 VP = schedules.VP(0.1, 10.0)
@@ -282,3 +284,19 @@ def test_runs_are_reproducible_and_leave_no_trace():
     oracle, x = GaussianOracle(sampler.processes[FIELD]), f64([[0.3], [-1.0]])
     ends = [run(sampler.processes[FIELD], sampler.solvers[FIELD], oracle, x, 4, GRID, Fresh(1)) for _ in range(2)]
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("fields", "solver", "steps", "message"),
+    [
+        ("x", Langevin(0.1), 4, "stays at its clock: give field 'x' to `correct`"),
+        ("xy", Adaptive(Heun()), 4, "single evolving field, got x, y"),
+        ("x", ReverseDiffusion(10), 4, "made for 10 moves, 4 were asked for"),
+    ],
+)
+def test_solvers_that_cannot_do_what_is_asked_are_refused(fields, solver, steps, message):
+    process, layout = GaussianProcess(kind="data"), Layout(2)
+    state = State({name: torch.zeros(2, 1) for name in fields}, dict.fromkeys(fields, layout))
+    with pytest.raises(UserError, match=message):
+        sampler = Sampler(dict.fromkeys(fields, process), dict.fromkeys(fields, solver), Uniform())
+        sampler.run(state, lambda state, clocks: {}, Fresh(), steps=steps)

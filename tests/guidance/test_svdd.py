@@ -156,7 +156,7 @@ def test_one_candidate_and_a_window_that_never_opens_leave_the_sampler_alone():
 
 def test_window_and_interval():
     hook = SVDD(value, 2, start=0.5, every=3)
-    assert [i for i in range(10) if hook.acts(Move(i, 1 - i / 10, 0.9 - i / 10))] == [6, 9]
+    assert [i for i in range(10) if hook.selects(Move(i, 1 - i / 10, 0.9 - i / 10))] == [6, 9]
 
 
 def test_predicted_clean_keeps_known_tokens_and_fills_masked_ones():

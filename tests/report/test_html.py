@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sciflow.core.errors import UserError
-from sciflow.report.files import check_writable, plain, write_json, write_text
+from sciflow.core.files import check_writable, write_text
+from sciflow.report.files import plain, write_json
 from sciflow.report.html import Section, Table, _ticks, histogram, line_chart, page, shown
 
 SVG = "{http://www.w3.org/2000/svg}"

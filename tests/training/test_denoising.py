@@ -10,15 +10,22 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from toy import ToyNetwork, processes, write_smiles
 
+from sciflow.core.coupling import squared_distances
 from sciflow.core.errors import UserError
 from sciflow.core.noise import Fresh
+from sciflow.core.spaces import SymmetricMatrix
+from sciflow.core.state import Layout, State
 from sciflow.couplings.assignment import Assignment
+from sciflow.couplings.independent import Independent
 from sciflow.domains.molecules.datamodule import MoleculeData
 from sciflow.model import load
 from sciflow.objectives.cross_entropy import CrossEntropy
+from sciflow.objectives.interpolant import InterpolantMatching
 from sciflow.objectives.regression import Regression
+from sciflow.processes.interpolant import StochasticInterpolant
 from sciflow.sampling import SamplingPlan
 from sciflow.solvers.ancestral import Ancestral
+from sciflow.solvers.euler_ode import EulerODE
 from sciflow.training.callbacks import EMA
 from sciflow.training.denoising import Denoising
 
@@ -118,20 +125,38 @@ def test_losses_are_per_sample_and_do_not_depend_on_padding(tmp_path) -> None:
 
 
 def test_coupling_permutes_the_noise(tmp_path) -> None:
-    """With an assignment the multiset of noise is unchanged and the total distance to the data falls."""
+    """With an assignment the multiset of noise is unchanged, it lies in the space, and it comes closer to the data."""
     source = data(tmp_path, batch_size=8)
     source.setup("fit")
-    sizes = source.samples["train"].sizes
-    batch = source.samples["train"].batch([i for i, n in enumerate(sizes) if n == 3][:4])
+    batch = source.samples["train"].batch(range(8))
     objectives = {"x": Regression("noise"), "adj": Regression("noise")}
-    ends = {}
-    for name, coupling in (("independent", None), ("assigned", Assignment())):
-        training = module(objectives=objectives, coupling=coupling)
-        drawn = training._prior_ends(batch, Fresh(5))
-        ends[name] = None if drawn is None else drawn["x"]
-    assert ends["independent"] is None
-    raw = Fresh(5).normal(batch["x"], batch.layouts["x"])
-    assert torch.equal(ends["assigned"].flatten(1).sum(1).sort()[0], raw.flatten(1).sum(1).sort()[0])
+    assert module(objectives=objectives)._prior_ends(batch, Fresh(5)) is None
+    independent = module(objectives=objectives, coupling=Independent())._prior_ends(batch, Fresh(5))
+    assigned = module(objectives=objectives, coupling=Assignment())._prior_ends(batch, Fresh(5))
+    for name in ("x", "adj"):
+        sums = [ends[name].flatten(1).sum(1).sort()[0] for ends in (independent, assigned)]
+        assert torch.equal(*sums)
+    assert torch.equal(assigned["adj"], assigned["adj"].transpose(1, 2))
+    distance = [squared_distances(batch, ends).sqrt().diagonal().sum() for ends in (independent, assigned)]
+    assert distance[1] < distance[0]
+
+
+def test_interpolants_train_on_given_or_drawn_prior_ends() -> None:
+    """x1 of paired data is used as it is; without pairs it is drawn in the space, symmetric and masked."""
+    training = Denoising(
+        {"adj": StochasticInterpolant(space=SymmetricMatrix())},
+        torch.nn.Identity(),
+        {"adj": InterpolantMatching()},
+        SamplingPlan({"adj": EulerODE()}),
+    )
+    mask = torch.ones(2, 3, 3) - torch.eye(3)
+    mask[1, 2] = mask[1, :, 2] = 0
+    clean = State({"adj": torch.zeros(2, 3, 3)}, {"adj": Layout(2, mask=mask, sizes=(3, 2))})
+    drawn = training._prior_ends(clean, Fresh(0))["adj"]
+    assert torch.equal(drawn, drawn.transpose(1, 2)) and bool((drawn[1, 2] == 0).all()) and bool((drawn[0] != 0).any())
+    given = torch.arange(18.0).reshape(2, 3, 3)
+    paired = training._prior_ends(clean.condition(**{"x1:adj": given}), Fresh(0))["adj"]
+    assert torch.equal(paired, SymmetricMatrix().project(given, clean.layouts["adj"]))
 
 
 def test_non_finite_loss_stops_with_advice(tmp_path) -> None:
@@ -142,10 +167,19 @@ def test_non_finite_loss_stops_with_advice(tmp_path) -> None:
     source.setup("fit")
     training.model.denoiser.network.build(source.features)
     training.model.codec = source.codec
-    with torch.no_grad():
-        training.model.denoiser.network.node[0].weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="loss became nan at step 0"):
+    steps = []
+
+    def poison(*arguments) -> None:
+        steps.append(training.global_step)
+        if training.global_step == 2:
+            with torch.no_grad():
+                training.model.denoiser.network.node[0].weight.fill_(float("nan"))
+
+    training.on_train_batch_end = poison
+    with pytest.raises(UserError, match="NaN or infinite at or before step 2"):
         trainer.fit(training, source)
+    with pytest.raises(UserError, match="last checkpoint is kept"):  # a diverged run never overwrites a good checkpoint
+        training.on_save_checkpoint({})
 
 
 def test_objectives_must_match_fields() -> None:

@@ -87,8 +87,12 @@ class GraphCodec(Codec):
             labels[g, : len(graph)] = [self._node_class(data) for _, data in graph.nodes(data=True)]
         return self._state(torch.from_numpy(edges), torch.from_numpy(labels), sizes)
 
-    def to_objects(self, state: State) -> list[nx.Graph]:
-        """One graph per sample, by thresholds or the most probable class; the upper triangle of ``adj`` decides."""
+    def to_objects(self, state: State) -> list[nx.Graph | None]:
+        """One graph per sample, by thresholds or the most probable class; the upper triangle of ``adj`` decides.
+
+        A sample with a value that is not finite is no graph: None.
+        """
+        finite = torch.stack([x.isfinite().flatten(1).all(1) for x in state.fields.values()]).all(0).tolist()
         classes, kinds = self._classes(state)
         edges, labels = classes.cpu().numpy(), None if kinds is None else kinds.cpu().numpy()
         batch, nodes = edges.shape[:2]
@@ -100,13 +104,13 @@ class GraphCodec(Codec):
         sample, i, j = np.nonzero(edges)
         pairs = np.stack([position[sample, i], position[sample, j], edges[sample, i, j]], 1)
         pieces = np.split(pairs, np.searchsorted(sample, np.arange(1, batch)))
-        graphs = []
+        graphs: list[nx.Graph | None] = []
         for g, (piece, number) in enumerate(zip(pieces, real.sum(1).tolist())):
             graph = nx.empty_graph(max(number, 1))
             self._add_edges(graph, piece.tolist())
             if labels is not None and number:
                 nx.set_node_attributes(graph, dict(enumerate(labels[g, real[g]].tolist())), "label")
-            graphs.append(graph)
+            graphs.append(graph if finite[g] else None)
         return graphs
 
     def _edge_class(self, data: dict[str, Any]) -> int:
@@ -159,7 +163,7 @@ class DegreeGraphCodec(GraphCodec):
 
     @classmethod
     def infer(cls, graphs: Sequence[nx.Graph]) -> DegreeGraphCodec:
-        """The codec of a training set: largest graph, degree classes 0 .. largest degree."""
+        """The codec of a set: largest graph, degree classes 0 .. largest degree."""
         return cls(largest(graphs), max(degree for graph in graphs for _, degree in graph.degree()) + 1)
 
     def _tensors(self, edges: Tensor, labels: Tensor, node: Tensor, pair: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -200,7 +204,7 @@ class OneHotGraphCodec(GraphCodec):
 
     @classmethod
     def infer(cls, graphs: Sequence[nx.Graph]) -> OneHotGraphCodec:
-        """The codec of a training set: labels count if every node (edge) has an integer one."""
+        """The codec of a set: labels count if every node (edge) has an integer one."""
         nodes: list[Any] = [data.get("label") for graph in graphs for _, data in graph.nodes(data=True)]
         edges: list[Any] = [data.get("label") for graph in graphs for _, _, data in graph.edges(data=True)]
         node_classes = int(max(nodes)) + 1 if _all_integers(nodes) else 0

@@ -10,6 +10,8 @@ without shuffling and without a validation set (GDSS, Jo et al. 2022); it is sto
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,25 @@ import numpy as np
 
 from sciflow.core.errors import UserError
 from sciflow.data import DATASETS, resolve
-from sciflow.domains.graphs.files import GraphFile, read_graphs
+from sciflow.domains.graphs.files import GraphFile, read_graphs, simple_graphs
 from sciflow.domains.graphs.generators import GENERATORS
+from sciflow.domains.graphs.pyg import from_objects
+
+Source = str | Path | Sequence[Any]
 
 
-def load_graphs(source: str | Path) -> GraphFile:
+def load_graphs(source: Source) -> GraphFile:
     """All graphs of a data set.
 
     Args:
-        source: A path (see `files.read_graphs` for formats), a data set name, or a generator's name.
+        source: A path (see `files.read_graphs` for formats), a data set name, a generator's name, or Python objects:
+            a list of networkx graphs or torch_geometric `Data`, a `Dataset` or a `Batch` (see `pyg.from_objects`).
 
     Raises:
         UserError: Nothing of that name; the message lists what there is.
     """
+    if not isinstance(source, (str, Path)):
+        return simple_graphs(from_objects(source), Counter(), "Python objects")
     if str(source) in GENERATORS:
         return GraphFile(GENERATORS[str(source)](), {}, {})
     name = str(source).lower()  # the published name of one set is ENZYMES
@@ -43,7 +51,7 @@ def load_graphs(source: str | Path) -> GraphFile:
 
 
 def graph_dataset(
-    source: str | Path, val_fraction: float = 0.0, test_fraction: float = 0.2, seed: int = 0
+    source: Source, val_fraction: float = 0.0, test_fraction: float = 0.2, seed: int = 0
 ) -> tuple[list[nx.Graph], list[nx.Graph], list[nx.Graph], dict[str, Any]]:
     """Train, validation and test graphs and what a model needs to know about them.
 
@@ -74,9 +82,9 @@ def graph_dataset(
     val = [i for i in train if i in held_out]
     train = [i for i in train if i not in held_out]
     if not train:
-        raise UserError(f"{source}: {len(graphs)} graphs leave none to train on; give more graphs or smaller shares")
+        raise UserError(f"{len(graphs)} graphs leave none to train on; give more graphs or smaller shares")
     info = {
-        "source": str(source),
+        "source": str(source) if isinstance(source, (str, Path)) else f"{len(graphs)} Python objects",
         "split": split,
         "skipped": skipped,
         "max_nodes": max(len(graph) for graph in graphs),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 from sciflow.domains.base import Samples, ScienceData, StateSamples
 from sciflow.domains.graphs.codec import DegreeGraphCodec, GraphCodec, OneHotGraphCodec
@@ -13,7 +15,8 @@ class GraphData(ScienceData):
     """Graphs with one-hot edges (and nodes, where they are labelled).
 
     Args:
-        source: `community_small`, `ego_small`, `enzymes`, `grid`, or a path to a graph file or folder.
+        source: `community_small`, `ego_small`, `enzymes`, `grid`, a path to a graph file or folder, or Python objects: a
+            list of networkx graphs or torch_geometric `Data`, a `Dataset`, a `Batch`.
         validation: Share of the training graphs held out for validation.
         test: Share held out for testing, where the set stores no split.
         batch_size: Graphs per batch.
@@ -24,7 +27,7 @@ class GraphData(ScienceData):
 
     def __init__(
         self,
-        source: str = "community_small",
+        source: str | Path | Sequence[Any] = "community_small",
         validation: float = 0.0,
         test: float = 0.2,
         batch_size: int = 64,
@@ -34,9 +37,9 @@ class GraphData(ScienceData):
         self.source, self.validation, self.test = source, validation, test
 
     def read(self) -> dict[str, Samples]:
-        """Read, split, infer the codec from the training graphs."""
+        """Read, split, infer the codec from all of the set so that no test graph is too large for it."""
         train, val, test, info = graph_dataset(self.source, self.validation, self.test, self.seed)
-        self.codec = self.codec_type.infer(train)  # type: ignore[attr-defined]
+        self.codec = self.codec_type.infer([*train, *val, *test])  # type: ignore[attr-defined]
         self.spec = {"domain": "graphs", "data": info}
         splits: dict[str, Samples] = {}
         for name, graphs in (("train", train), ("val", val), ("test", test)):

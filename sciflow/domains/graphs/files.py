@@ -1,4 +1,4 @@
-"""Graphs in and out: our npz archives, GraphML, edge lists, JSON, graph6, torch_geometric and dense matrices.
+"""Graphs in and out: our npz archives, GraphML, edge lists, JSON, graph6 and dense matrices (`pyg`: torch_geometric).
 
 Inside sciflow a graph is a `networkx.Graph`: undirected, simple, nodes 0..n-1 in stored order, node and edge classes in
 the attribute ``label``.  The npz format (no pickles) stores the graphs back to back: graph g owns the node range
@@ -9,21 +9,16 @@ numbers local to the graph, first < second, each undirected edge once.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
 
-from sciflow.core.errors import UserError, require
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
+from sciflow.core.errors import UserError
+from sciflow.core.files import replacing
 
 
 class GraphFile(NamedTuple):
@@ -127,6 +122,11 @@ def read_npz(path: str | Path) -> GraphFile:
     return GraphFile(graphs, {}, info)
 
 
+def is_integer(value: Any) -> bool:
+    """Whether a label is a Python or NumPy integer."""
+    return isinstance(value, (int, np.integer))
+
+
 def write_npz(path: str | Path, graphs: Sequence[nx.Graph], info: Mapping[str, Any] | None = None) -> None:
     """Write the npz format atomically; ``label`` attributes are stored if every node (edge, graph) has an integer."""
     graphs = [simple_graph(graph) for graph in graphs]
@@ -142,31 +142,12 @@ def write_npz(path: str | Path, graphs: Sequence[nx.Graph], info: Mapping[str, A
         "graph_label": [g.graph.get("label") for g in graphs],
     }
     for name, values in labels.items():
-        if values and all(map(_is_integer, values)):
+        if values and all(map(is_integer, values)):
             arrays[name] = np.array(values, dtype=np.int32)
     for name, value in (info or {}).items():
         arrays[name] = np.asarray(value)
-    _atomically(Path(path), lambda temporary: _save_npz(temporary, arrays))
-
-
-def _save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # a file handle keeps NumPy from appending ".npz" to the temporary name
+    with replacing(path) as temporary, open(temporary, "wb") as file:  # NumPy would append ".npz" to another name
         np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-
-
-def _atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose a writable place") from None
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 # --- text formats ------------------------------------------------------------------------------------------------
@@ -240,11 +221,21 @@ def read_graphs(path: str | Path) -> GraphFile:
             raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({type(error).__name__}: {error})") from None
     else:
         raise UserError(f"{path}: unknown ending '{path.suffix}'; expected .npz, {', '.join(READERS)} or a folder")
-    counts["empty graphs"] = sum(len(graph) == 0 for graph in raw)
-    graphs = [simple_graph(graph, counts) for graph in raw if len(graph)]
+    return simple_graphs(raw, counts, str(path))
+
+
+def simple_graphs(raw: Sequence[nx.Graph | None], counts: Counter[str], source: str) -> GraphFile:
+    """All graphs by `simple_graph`; None and empty ones are left out and counted.
+
+    Raises:
+        UserError: Not a single graph is left; `source` says where they come from.
+    """
+    kept = [graph for graph in raw if graph is not None and len(graph)]
+    counts["empty graphs"] = len(raw) - len(kept)
+    graphs = [simple_graph(graph, counts) for graph in kept]
     skipped = {reason: number for reason, number in counts.items() if number}
     if not graphs:
-        raise UserError(f"{path}: no graph could be read ({skipped or 'the file is empty'})")
+        raise UserError(f"{source}: no graph could be read ({skipped or 'it is empty'})")
     return GraphFile(graphs, skipped, {})
 
 
@@ -268,11 +259,13 @@ def write_graphs(path: str | Path, graphs: Sequence[nx.Graph], info: Mapping[str
         UserError: Unknown ending, or the place cannot be written.
     """
     path = Path(path)
-    if path.suffix == ".npz":
+    ending = path.suffix.lower()
+    if ending == ".npz":
         write_npz(path, graphs, info)
-    elif path.suffix in WRITERS:
-        _atomically(path, lambda temporary: WRITERS[path.suffix](temporary, graphs))
-    elif path.suffix == "":
+    elif ending in WRITERS:
+        with replacing(path) as temporary:
+            WRITERS[ending](temporary, graphs)
+    elif ending == "":
         _write_folder(path, graphs)
     else:
         raise UserError(f"{path}: unknown ending '{path.suffix}'; expected .npz, {', '.join(WRITERS)} or no ending")
@@ -281,119 +274,7 @@ def write_graphs(path: str | Path, graphs: Sequence[nx.Graph], info: Mapping[str
 def _write_folder(path: Path, graphs: Sequence[nx.Graph]) -> None:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{path} exists and is not an empty folder; choose another name or remove it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose a writable place") from None
-    try:
+    with replacing(path) as temporary:
+        temporary.mkdir()
         for i, graph in enumerate(graphs):
             nx.write_graphml(graph, temporary / f"graph_{i:06d}.graphml")
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-# --- torch_geometric ---------------------------------------------------------------------------------------------
-
-
-def to_pyg(graphs: Iterable[nx.Graph]) -> list[Data]:
-    """`torch_geometric.data.Data` per graph: both directions of every edge, `num_nodes` always set.
-
-    Node attribute ``x`` (vector) becomes ``x`` (n, F); integer ``label`` of nodes, edges and graphs become
-    ``node_label`` (n,), ``edge_label`` (2E,) and ``y`` (1,).  An attribute is passed on only if every node (edge,
-    graph) of the whole list has it, because torch_geometric batches only graphs with the same attributes.
-    """
-    import torch
-
-    data_class = require("torch_geometric.data", "graphs").Data
-    graphs = [simple_graph(graph) for graph in graphs]
-    features = [[values.get("x") for _, values in graph.nodes(data=True)] for graph in graphs]
-    tables = {
-        "node_label": [[values.get("label") for _, values in graph.nodes(data=True)] for graph in graphs],
-        "edge_label": [[values.get("label") for _, _, values in graph.edges(data=True)] * 2 for graph in graphs],
-        "y": [[graph.graph.get("label")] for graph in graphs],
-    }
-    stored = {name: rows for name, rows in tables.items() if any(rows) and _all(rows, _is_integer)}
-    out = []
-    for g, graph in enumerate(graphs):
-        one_way = torch.tensor(list(graph.edges()), dtype=torch.long).reshape(-1, 2).T
-        data = data_class(edge_index=torch.cat([one_way, one_way.flip(0)], 1), num_nodes=len(graph))
-        if _all(features, lambda v: v is not None):
-            data.x = torch.tensor(np.array(features[g]), dtype=torch.get_default_dtype())
-        for name, rows in stored.items():
-            data[name] = torch.tensor(rows[g], dtype=torch.long)
-        out.append(data)
-    return out
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer))
-
-
-def _all(rows: Sequence[Sequence[Any]], test: Callable[[Any], bool]) -> bool:
-    return all(test(value) for row in rows for value in row)
-
-
-def from_pyg(data: Any) -> list[nx.Graph]:
-    """Graphs of a `Data`, a `Batch`, or an iterable of them (a list, a Dataset, a DataLoader).
-
-    Edges count as undirected whichever directions are stored; self loops and repeats are dropped; isolated nodes stay.
-    ``x`` becomes the node attribute ``x``; ``node_label`` (or one-hot ``x``), ``edge_label`` (or one-hot ``edge_attr``)
-    and a scalar ``y`` become ``label``.  A batch is split by its ``batch`` vector, so hand-made batches work too.
-
-    Raises:
-        UserError: The object has no ``edge_index``, or its number of nodes is not known.
-    """
-    if not hasattr(data, "edge_index"):
-        if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
-            return [graph for item in data for graph in from_pyg(item)]
-        raise UserError(f"from_pyg: got {type(data).__name__}, expected torch_geometric Data, Batch or a list of them")
-    if data.edge_index is None or data.num_nodes is None:
-        raise UserError("from_pyg: edge_index or num_nodes is missing; set data.num_nodes (and an empty edge_index)")
-    edges = data.edge_index.detach().cpu().numpy()
-    nodes = int(data.num_nodes)
-    batch = getattr(data, "batch", None)
-    owner = np.zeros(nodes, np.int64) if batch is None else batch.detach().cpu().numpy()
-    number = int(getattr(data, "num_graphs", None) or (owner.max(initial=0) + 1))
-    local = np.arange(nodes) - np.searchsorted(owner, np.arange(number))[owner]
-    node_labels = _labels(data, "node_label", "x")
-    edge_labels = _labels(data, "edge_label", "edge_attr")
-    x = None if getattr(data, "x", None) is None else data.x.detach().cpu().numpy().reshape(nodes, -1)
-    y = getattr(data, "y", None)
-    out = []
-    for g in range(number):
-        mine = np.flatnonzero(owner == g)
-        graph = nx.empty_graph(len(mine))
-        if x is not None:
-            nx.set_node_attributes(graph, dict(enumerate(x[mine].tolist())), "x")
-        if node_labels is not None:
-            nx.set_node_attributes(graph, dict(enumerate(node_labels[mine].tolist())), "label")
-        own_edges = np.flatnonzero((owner[edges[0]] == g) & (edges[0] != edges[1]))
-        pairs = local[edges[:, own_edges]].T.tolist()
-        if edge_labels is None:
-            graph.add_edges_from(pairs)
-        else:
-            labels = edge_labels[own_edges].tolist()
-            graph.add_edges_from((i, j, {"label": label}) for (i, j), label in zip(pairs, labels))
-        if y is not None and y.numel() == number and not y.is_floating_point():
-            graph.graph["label"] = int(y.reshape(-1)[g])
-        out.append(graph)
-    return out
-
-
-def _labels(data: Any, integer: str, one_hot: str) -> np.ndarray | None:
-    """Integer labels stored as such, or the argmax of a feature matrix whose rows are one-hot; else None."""
-    if getattr(data, integer, None) is not None:
-        return getattr(data, integer).detach().cpu().numpy()
-    features = getattr(data, one_hot, None)
-    if features is None:
-        return None
-    features = features.detach().cpu().numpy()
-    if (
-        features.ndim != 2
-        or features.shape[1] < 2
-        or not (np.isin(features, (0, 1)).all() and (features.sum(1) == 1).all())
-    ):
-        return None
-    return features.argmax(1)

@@ -203,12 +203,18 @@ class MoleculeCodec(Codec):
         return self._state(torch.from_numpy(types), torch.from_numpy(orders), sizes.tolist())
 
     def decode(self, state: State) -> list[DecodedMolecule]:
-        """One record per sample: molecule, SMILES, validity before correction, connectivity, error."""
+        """One record per sample: molecule, SMILES, validity before correction, connectivity, error.
+
+        A sample with a value that is not finite is no molecule: error ``"NonFinite"``.
+        """
+        finite = torch.stack([x.isfinite().flatten(1).all(1) for x in state.fields.values()]).all(0).tolist()
         types, orders = self._integers(state["x"].detach().cpu(), state["adj"].detach().cpu())
         sizes = state.layouts["x"].sizes
         if sizes is not None:
             types[torch.arange(types.shape[1]) >= torch.tensor(sizes)[:, None]] = -1
-        return decode_graphs(types.numpy(), orders.numpy(), self.vocabulary)
+        records = decode_graphs(types.numpy(), orders.numpy(), self.vocabulary)
+        nothing = DecodedMolecule(None, None, False, False, False, "NonFinite")
+        return [record if fine else nothing for record, fine in zip(records, finite, strict=True)]
 
     def to_objects(self, state: State) -> list[Chem.Mol | None]:
         """RDKit molecules by the published protocol (with correction, largest fragment), None where none came out.

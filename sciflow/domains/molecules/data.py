@@ -12,7 +12,6 @@ import contextlib
 import gzip
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from sciflow.core.errors import UserError
+from sciflow.core.files import replacing
 from sciflow.data import DATASETS, cache_root, resolve
 from sciflow.domains.molecules.codec import MoleculeArrays, bond_problem
 from sciflow.domains.molecules.files import EXAMPLES_KEPT, ReadReport, iterate_molecules
@@ -83,7 +83,7 @@ def parse_file(path: str | Path) -> ParsedMolecules:
     if cache.exists():
         return _load(cache)
     parsed = _parse(path)
-    with contextlib.suppress(OSError):  # a read-only cache costs time, nothing else
+    with contextlib.suppress(OSError, UserError):  # a read-only cache costs time, nothing else
         _save(parsed, cache)
     return parsed
 
@@ -123,11 +123,8 @@ def _save(parsed: ParsedMolecules, cache: Path) -> None:
     text = {"smiles": "\n".join(parsed.smiles), "identifiers": "\n".join(parsed.identifiers)}
     text["counts"] = json.dumps(parsed.counts)
     packed = {name: np.frombuffer(value.encode(), np.uint8) for name, value in text.items()}
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
-    with open(temporary, "wb") as stream:
+    with replacing(cache) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **packed, **asdict(parsed.arrays))
-    os.replace(temporary, cache)
 
 
 def _load(cache: Path) -> ParsedMolecules:

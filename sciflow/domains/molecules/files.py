@@ -9,9 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +18,11 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 
 from sciflow.core.errors import UserError
+from sciflow.core.files import write_text
 
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol_smiles", "structure")
 READABLE = (".smi", ".smiles", ".txt", ".csv", ".tsv", ".sdf")
+FLAGS = ("corrected", "connected")  # how a sample decoded; in .smi files they follow the name: CCO 7 corrected=0
 EXAMPLES_KEPT = 5
 
 Entry = tuple[str, str, Chem.Mol | None]  # (identifier, text for the report, molecule or None if broken)
@@ -57,17 +57,28 @@ def iterate_molecules(path: str | Path, report: ReadReport) -> Iterator[Chem.Mol
     """
     for file in _files(Path(path)):
         try:
-            for identifier, text, molecule in _reader(file)(file):
-                if molecule is None or molecule.GetNumAtoms() == 0:
-                    report.n_skipped += 1
-                    if len(report.examples) < EXAMPLES_KEPT:
-                        report.examples.append(f"{file.name}: {text[:80]}")
-                else:
-                    report.n_read += 1
-                    report.identifiers.append(identifier)
-                    yield molecule
+            yield from _accepted(_reader(file)(file), file.name, report)
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
             raise UserError(f"{file}: cannot be read as a {_ending(file)} file ({error})") from error
+
+
+def iterate_objects(objects: Iterable[str | Chem.Mol | None], report: ReadReport) -> Iterator[Chem.Mol]:
+    """Molecules of SMILES strings and RDKit molecules, as `iterate_molecules` gives them from files."""
+    parsed = (Chem.MolFromSmiles(item) if isinstance(item, str) else item for item in objects)
+    entries = ((str(i), str(item), molecule) for i, (item, molecule) in enumerate(zip(objects, parsed, strict=True)))
+    return _accepted(entries, "object", report)
+
+
+def _accepted(entries: Iterable[Entry], source: str, report: ReadReport) -> Iterator[Chem.Mol]:
+    for identifier, text, molecule in entries:
+        if molecule is None or molecule.GetNumAtoms() == 0:
+            report.n_skipped += 1
+            if len(report.examples) < EXAMPLES_KEPT:
+                report.examples.append(f"{source}: {text[:80]}")
+        else:
+            report.n_read += 1
+            report.identifiers.append(identifier)
+            yield molecule
 
 
 def read_molecules(path: str | Path) -> tuple[list[Chem.Mol], ReadReport]:
@@ -120,11 +131,16 @@ def _read_smi(path: Path) -> Iterator[Entry]:
     with _open_text(path) as stream:
         position = 0
         for number, line in enumerate(stream):
-            parts = line.replace(",", " ").split(maxsplit=1)
+            parts = line.replace(",", " ").split()
             if not parts or parts[0].startswith("#") or (number == 0 and parts[0].lower() in SMILES_COLUMNS):
                 continue
-            identifier = parts[1].strip() if len(parts) > 1 else str(position)
-            yield identifier, parts[0], Chem.MolFromSmiles(parts[0])
+            molecule, flags = Chem.MolFromSmiles(parts[0]), {}
+            while (pair := parts[-1].partition("="))[0] in FLAGS and pair[2] in ("0", "1"):
+                flags[pair[0]] = int(pair[2])
+                parts.pop()
+            for name, value in flags.items() if molecule is not None else ():
+                molecule.SetIntProp(name, value)
+            yield " ".join(parts[1:]) or str(position), parts[0], molecule
             position += 1
 
 
@@ -159,7 +175,7 @@ def write_molecules(path: str | Path, molecules: Sequence[Chem.Mol | None]) -> i
     """Writes molecules by the ending of `path`: .smi, .csv or .sdf (2-D coordinates unless a conformer is there).
 
     Sample i keeps its number i as its name (.smi, .sdf) or in the column ``index`` (.csv). RDKit properties of the
-    molecules become SD tags or columns. None has no line in .smi and .sdf, and an empty SMILES in .csv.
+    molecules become SD tags or columns; of them .smi keeps `FLAGS` only. None has no line in .smi and .sdf, and an empty SMILES in .csv.
 
     Returns:
         Number of molecules written (without the None entries).
@@ -168,37 +184,19 @@ def write_molecules(path: str | Path, molecules: Sequence[Chem.Mol | None]) -> i
         UserError: another ending, or the place cannot be written to.
     """
     path = Path(path)
-    writers = {".smi": _smi_text, ".csv": _csv_text, ".sdf": _sdf_text}
-    if path.suffix.lower() not in writers:
-        raise UserError(f"{path}: got file type '{path.suffix}', expected one of {' '.join(writers)}")
-    write_text(path, writers[path.suffix.lower()](molecules))
+    if path.suffix.lower() not in WRITERS:
+        raise UserError(f"{path}: got file type '{path.suffix}', expected one of {' '.join(WRITERS)}")
+    write_text(path, WRITERS[path.suffix.lower()](molecules))
     return sum(molecule is not None for molecule in molecules)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file atomically: a reader sees the old file or the whole new one.
-
-    Raises:
-        UserError: the place cannot be written to.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _smi_text(molecules: Sequence[Chem.Mol | None]) -> str:
-    return "".join(f"{Chem.MolToSmiles(mol)} {index}\n" for index, mol in enumerate(molecules) if mol is not None)
+    lines = []
+    for index, molecule in enumerate(molecules):
+        if molecule is not None:
+            flags = [f"{name}={molecule.GetProp(name)}" for name in FLAGS if molecule.HasProp(name)]
+            lines.append(" ".join([Chem.MolToSmiles(molecule), str(index), *flags]) + "\n")
+    return "".join(lines)
 
 
 def _csv_text(molecules: Sequence[Chem.Mol | None]) -> str:
@@ -227,3 +225,6 @@ def _sdf_text(molecules: Sequence[Chem.Mol | None]) -> str:
         writer.write(entry)
     writer.close()
     return stream.getvalue()
+
+
+WRITERS: dict[str, Callable[[Sequence[Chem.Mol | None]], str]] = {".smi": _smi_text, ".csv": _csv_text, ".sdf": _sdf_text}

@@ -7,7 +7,7 @@ r"""The published protocol for molecules (GDSS, Jo, Lee & Hwang, ICML 2022) and 
 * FCD (Preuer et al. 2018): Frechet distance of ChemNet activations,
   :math:`|\mu - \mu_r|^2 + tr(C + C_r - 2 (C^{1/2} C_r C^{1/2})^{1/2})`; a distance, lower is better. It falls with
   the number of samples: compare only at equal N.
-* Connectivity counts samples in one piece *before* the largest fragment is taken.
+* Connectivity counts samples in one piece *before* the largest fragment is taken; a plain SMILES does not tell.
 
 The *floor* of a figure is what real data score: as many random training molecules in the place of the samples (for
 novelty the reference molecules, for property means the reference set).
@@ -53,8 +53,8 @@ def evaluate_molecules(
     """All figures of generated molecules against a test set.
 
     Args:
-        generated: one entry per sample: decoding records, molecules, SMILES, or None. Validity without correction needs
-            records, or molecules that `MoleculeCodec.to_objects` made (or an SDF or CSV file of those).
+        generated: one entry per sample: decoding records, molecules, SMILES, or None. Validity without correction and
+            connectivity need records, or molecules that `MoleculeCodec.to_objects` made (or a file of those).
         reference: canonical SMILES of the test set.
         train: canonical SMILES of the training set, for novelty and floors.
         reference_statistics: `qm9_test_statistics()` if the reference is that set (whose floors are tabulated); None:
@@ -78,9 +78,10 @@ def evaluate_molecules(
     with rdBase.BlockLogs():
         samples = [Chem.MolFromSmiles(sample) if isinstance(sample, str) else sample for sample in generated]
         table = _table([_as_record(sample) for sample in samples], set(train))
-        if not all(_knows_correction(sample) for sample in samples):
-            for row in table:
-                row["valid_without_correction"] = None
+        for column, tag in (("valid_without_correction", "corrected"), ("connected", "connected")):
+            if not all(_knows(sample, tag) for sample in samples):
+                for row in table:
+                    row[column] = None
         count = sum(row["valid"] for row in table)
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(train), min(max(count, 1), len(train)), replace=False)
@@ -98,9 +99,9 @@ def _as_record(sample: DecodedMolecule | Chem.Mol | None) -> DecodedMolecule:
     return sample if isinstance(sample, DecodedMolecule) else DecodedMolecule.from_molecule(sample)
 
 
-def _knows_correction(sample: DecodedMolecule | Chem.Mol | None) -> bool:
-    """Whether it is on record if bonds of this sample were lowered (a sample without a molecule is invalid anyhow)."""
-    return sample is None or isinstance(sample, DecodedMolecule) or bool(sample.HasProp("corrected"))
+def _knows(sample: DecodedMolecule | Chem.Mol | None, tag: str) -> bool:
+    """Whether it is on record how a sample decoded (one without a molecule is invalid and in no piece anyhow)."""
+    return sample is None or isinstance(sample, DecodedMolecule) or bool(sample.HasProp(tag))
 
 
 def _table(records: Sequence[DecodedMolecule], train: set[str]) -> list[dict[str, Any]]:
@@ -125,9 +126,10 @@ def _figure(value: float, floor: float | None, n: int, better: str, error: float
 
 
 def _ratio(part: int, whole: int, floor: float) -> dict[str, Any]:
-    """A share with its binomial standard error; nan of nothing."""
+    """A share with its binomial standard error; nan of nothing. The published ratio may exceed 1: its error is 0."""
     share = part / whole if whole else math.nan
-    return _figure(share, floor, whole, "higher", math.sqrt(share * (1 - share) / whole) if whole else None)
+    error = math.sqrt(max(share * (1 - share), 0) / whole) if whole else None
+    return _figure(share, floor, whole, "higher", error)
 
 
 def _ratios(
@@ -138,10 +140,12 @@ def _ratios(
     unseen = set(reference) - train
     figures = {
         "validity": _ratio(len(valid), len(table), 1.0),
-        "connectivity": _ratio(sum(row["connected"] for row in table), len(table), _share_connected(floor)),
         "uniqueness": _ratio(len(distinct), len(valid), len(set(floor)) / len(floor)),
         "novelty": _ratio(sum(row["novel"] for row in distinct), len(distinct), len(unseen) / len(set(reference))),
     }
+    if table[0]["connected"] is not None:
+        connected = sum(row["connected"] for row in table)
+        figures["connectivity"] = _ratio(connected, len(table), _share_connected(floor))
     if table[0]["valid_without_correction"] is not None:
         uncorrected = sum(row["valid_without_correction"] for row in table)
         figures["validity_without_correction"] = _ratio(uncorrected, len(valid), 1.0)

@@ -123,7 +123,7 @@ def test_damaged_archives_are_refused(tmp_path, graphs):
 
 def test_places_that_cannot_be_written(tmp_path, graphs):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_graphs(tmp_path / "file" / "a.npz", graphs)
     with pytest.raises(UserError, match="not an empty folder"):
         write_graphs(tmp_path / "file", graphs)

@@ -10,7 +10,7 @@ import pytest
 from rdkit import Chem
 
 from sciflow.core.errors import UserError
-from sciflow.domains.molecules.files import read_molecules, write_molecules, write_text
+from sciflow.domains.molecules.files import read_molecules, write_molecules
 
 
 def smiles(molecules):
@@ -112,13 +112,6 @@ def test_written_files_are_read_by_rdkit(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.sdf", "out.smi"]  # no temporary file stays
 
 
-def test_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.smi"
-    write_text(path, "old")
-    with pytest.raises(TypeError):
-        write_text(path, 3)
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.smi"]
-    with pytest.raises(UserError, match="cannot be written"):
-        write_text(path / "below" / "x.smi", "text")
+def test_unknown_ending(tmp_path):
     with pytest.raises(UserError, match="expected one of .smi .csv .sdf"):
         write_molecules(tmp_path / "a.png", [])
