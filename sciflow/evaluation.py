@@ -6,6 +6,8 @@
 | molecules | `fast` | the same without FCD |
 | graphs | `gdss` | degree, clustering, orbit, spectral MMD (Gaussian-EMD kernels); connectivity, copies |
 | graphs | `spectre` | the same with total-variation kernels (SPECTRE, DiGress) |
+
+Against `planar`, `grid` and `grid_like` there is a validity test, and with it V.U.N. (valid, unique and novel).
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def evaluate(
     """Score samples against a reference set.
 
     Args:
-        objects: A file of samples, or a list: RDKit molecules, SMILES, decoding records or None; networkx graphs.
+        objects: A file of samples, or a list: RDKit molecules, SMILES, decoding records or None; networkx graphs,
+            torch_geometric `Data` (also a `Dataset` or a `Batch`) or None.
         reference: A data set's name (its published test split is the reference) or a file: without `train`, a seeded
             share of it is the reference and the rest stands for the training set; with `train` all of it.
         domain: `molecules` or `graphs`; None: by the file ending or the type of the objects.
@@ -82,14 +85,15 @@ def _domain_of(objects: str | Path | Sequence[Any]) -> str:
                 f"{objects}: the ending '{ending}' does not tell the domain; give one of {', '.join(PROTOCOLS)}"
             )
         return found[0]
-    kinds = {type(item).__module__.split(".")[0] for item in objects if item is not None}
-    return "graphs" if kinds == {"networkx"} else "molecules"
+    libraries = {kind.__module__.split(".")[0] for item in (objects, *objects) for kind in type(item).__mro__}
+    return "graphs" if libraries & {"networkx", "torch_geometric"} else "molecules"
 
 
 def _graphs(objects: Any, reference: str | Path, protocol: str, train: str | Path | None, seed: int) -> dict[str, Any]:
     from sciflow.domains.graphs.data import graph_dataset, load_graphs
     from sciflow.domains.graphs.files import read_graphs
-    from sciflow.domains.graphs.metrics import evaluate_graphs
+    from sciflow.domains.graphs.metrics import VALIDITY, evaluate_graphs
+    from sciflow.domains.graphs.pyg import from_objects
 
     if train is None:
         known, _, target, _ = graph_dataset(reference, seed=seed)
@@ -97,10 +101,13 @@ def _graphs(objects: Any, reference: str | Path, protocol: str, train: str | Pat
         known, target = load_graphs(train).graphs, load_graphs(reference).graphs
     skipped = {}
     if isinstance(objects, (str, Path)):
-        objects, skipped, _ = read_graphs(objects)
-    kernel = "emd" if protocol == "gdss" else "tv"
-    report = evaluate_graphs(objects, target, known or None, kernel=kernel, seed=seed)
-    first = [{"nodes": len(graph), "edges": _local_edges(graph)} for graph in objects if len(graph)][:DRAWN_GRAPHS]
+        graphs, skipped, _ = read_graphs(objects)
+        samples = [*graphs, *[None] * _sidecar(objects).get("empty_samples", 0)]
+    else:
+        samples = from_objects(objects)
+    kernel, valid = "emd" if protocol == "gdss" else "tv", VALIDITY.get(str(reference).lower())
+    report = evaluate_graphs(samples, target, known or None, kernel=kernel, valid=valid, seed=seed)
+    first = [{"nodes": len(graph), "edges": _local_edges(graph)} for graph in samples if graph][:DRAWN_GRAPHS]
     return {**report, "skipped": {**skipped, **report["skipped"]}, "first_graphs": first}
 
 
@@ -115,16 +122,12 @@ def _molecules(
 ) -> dict[str, Any]:
     from sciflow.data import resolve
     from sciflow.domains.molecules.data import molecule_dataset, parse_file
-    from sciflow.domains.molecules.files import read_molecules
     from sciflow.domains.molecules.metrics import evaluate_molecules
 
     notes = []
     if isinstance(objects, (str, Path)):
-        molecules, read = read_molecules(objects)
-        listed = str(objects).endswith(".csv")  # a CSV keeps a line without SMILES for an empty sample, others do not
-        empty = read.n_skipped + (0 if listed else _sidecar(objects).get("empty_samples", 0))
-        objects = [*molecules, *[None] * empty]  # what was generated but is no molecule counts as invalid
-        notes.append(f"{read}; {empty} samples without a molecule count as invalid")
+        objects, note = _read_samples(objects)
+        notes.append(note)
     if train is None:
         split = molecule_dataset(reference, validation=0, seed=seed)
         known, target = split.train.smiles, split.test.smiles
@@ -142,6 +145,23 @@ def _molecules(
         "notes": notes,
         "reference_properties": _properties(target, seed),
     }
+
+
+def _read_samples(path: str | Path) -> tuple[list[Any], str]:
+    """Molecules of a file, then None for each sample that is no molecule (it counts as invalid), and a note on both."""
+    from rdkit import rdBase
+
+    from sciflow.domains.molecules.files import ReadReport, iterate_molecules
+
+    read = ReadReport()
+    with rdBase.BlockLogs():
+        molecules = list(iterate_molecules(path, read))
+    listed = str(path).endswith(".csv")  # a CSV keeps a line without SMILES for an empty sample, others do not
+    empty = 0 if listed else _sidecar(path).get("empty_samples", 0)
+    if not molecules and not empty and not (listed and read.n_skipped):
+        raise UserError(f"{path}: got no molecule ({read}), expected at least one valid SMILES or SDF entry")
+    empty += read.n_skipped
+    return [*molecules, *[None] * empty], f"{read}; {empty} samples without a molecule count as invalid"
 
 
 def _properties(smiles: list[str], seed: int, count: int = 500) -> dict[str, list[float]]:

@@ -212,13 +212,14 @@ def load(source: str | Path) -> Model:
     path = resolve(source)
     try:
         config, weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+        model = Model.from_config(config)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"cannot read '{path}' as a sciflow model: {error}; expected a .safetensors or .ckpt file"
+            f"cannot read '{path}' as a sciflow model: {type(error).__name__}: {error}; expected a .safetensors or "
+            ".ckpt file written by sciflow"
         ) from error
-    model = Model.from_config(config)
     try:
         model.denoiser.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     except RuntimeError as error:

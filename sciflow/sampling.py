@@ -43,8 +43,14 @@ class SamplingPlan(Configurable):
         """The sampler of this plan.
 
         Raises:
-            UserError: A solver does not fit its process.
+            UserError: A solver does not fit its process, or is made for another number of moves.
         """
+        for solver in self.solvers.values():
+            if solver.moves not in (None, self.steps):
+                raise UserError(
+                    f"{type(solver).__name__} is made for {solver.moves} moves, {self.steps} were asked for; choose "
+                    "another solver, e.g. EulerMaruyama"
+                )
         return Sampler(processes, self.solvers, self.grid, correct=self.correct, n_correct=self.n_correct, hooks=hooks)
 
     @property

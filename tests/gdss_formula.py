@@ -1,12 +1,16 @@
-"""Formula weights of the GDSS golden vectors (gdss.md, section 14) for the official state-dict layout (section 15)."""
+"""The GDSS golden vectors, and their formula weights for the official state-dict layout."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "gdss_golden.json").read_text())
 
 
 def official_shapes(params: dict) -> list[tuple[str, tuple[int, ...]]]:

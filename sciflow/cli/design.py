@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"design: got '{arguments.domain}', expected molecule")
     if arguments.guidance not in GUIDANCE:
         raise UserError(f"guidance: got '{arguments.guidance}', expected one of {', '.join(GUIDANCE)}")
-    check_ending("molecules", arguments.out)
+    check_ending("molecules", arguments.out, arguments.num)
     for target in (arguments.out, arguments.report):
         if target is not None:
             check_writable(target)
@@ -117,15 +117,16 @@ def design(model: Any, reward: Any, arguments: argparse.Namespace) -> Any:
 
 
 def training_smiles(model: Any) -> list[str]:
-    """Training set of a model, for novelty; empty where the model does not name it or it is not on this machine."""
+    """Training set of a model by its own split; empty where the model does not name it or it is not on this machine."""
     from sciflow.domains.molecules.data import molecule_dataset
 
     data = model.spec.get("data")
-    source = data.get("source") if isinstance(data, dict) else data
-    if not source:
+    data = data if isinstance(data, dict) else {"source": data}
+    if not data.get("source"):
         return []
+    shares = data.get("shares", {"validation": 0})  # older models store no shares
     try:
-        return molecule_dataset(source, validation=0).train.smiles
+        return molecule_dataset(data["source"], **shares, seed=data.get("seed", 0)).train.smiles
     except UserError:
         return []
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+import traceback
 import warnings
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sciflow.core.errors import UserError
 from sciflow.training.callbacks import EMA
@@ -40,6 +44,10 @@ class SciflowCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would merge a checkpoint's hyper-parameters OVER the command line."""
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse a bad checkpoint before anything is read or built."""
+        check_checkpoint(self.config[self.subcommand].get("ckpt_path"))
+
 
 def run(words: Sequence[str]) -> int:
     """Run one of Lightning's subcommands."""
@@ -54,7 +62,27 @@ def run(words: Sequence[str]) -> int:
         _start(words)
     except ArgumentError as error:
         raise UserError(_short(error.message)) from None
+    except UserError:
+        raise
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(_short(str(error)) + _place(error)) from error
     return 0
+
+
+def check_checkpoint(path: str | Path | None) -> None:
+    """Check that `--ckpt_path` names a whole file; Lightning's own words (last, best, hpc) and addresses pass.
+
+    Raises:
+        UserError: No such file, or one that is cut off or no checkpoint.
+    """
+    if path is None or str(path) in ("last", "best", "hpc") or ":" in str(path):
+        return
+    if not Path(path).is_file():
+        raise UserError(f"--ckpt_path: no file '{path}'; give a .ckpt file, or leave it out to start anew")
+    if not zipfile.is_zipfile(path):  # the directory of a zip file stands at its end: a part of one has none
+        raise UserError(
+            f"--ckpt_path: '{path}' is cut off or no checkpoint; give an older one, or leave it out to start anew"
+        )
 
 
 def _start(words: Sequence[str]) -> None:
@@ -73,6 +101,13 @@ def _start(words: Sequence[str]) -> None:
         parser_kwargs={"exit_on_error": False},
         args=list(words),
     )
+
+
+def _place(error: Exception) -> str:
+    """Where a mistake in one's own components was noticed; nothing for what the command line itself refused."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    known = {"jsonargparse", "lightning"} & set(Path(frame.filename).parts)
+    return "" if known else f" ({type(error).__name__} in {frame.filename}, line {frame.lineno})"
 
 
 def _short(message: str) -> str:

@@ -1,5 +1,5 @@
-"""Draw samples from a model into a file; the ending chooses the format (.smi .sdf .csv for molecules, .npz .graphml
-.json for graphs).
+"""Draw samples from a model into a file; the ending chooses the format (.smi .sdf .csv for molecules, .npz .json
+.g6 for graphs, .graphml for a single graph).
 
 Sample i depends on (seed, i) only. Finished batches are kept in OUT.parts: an interrupted run goes on where it stopped.
 
@@ -35,14 +35,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Sample, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from sciflow.core.files import check_writable
     from sciflow.model import load
     from sciflow.streaming import Job
     from sciflow.writers import check_ending, write_objects
 
+    if arguments.devices < 1:
+        raise UserError(f"--devices must be at least 1, got {arguments.devices}")
     model = load(arguments.model)
     model.spec.setdefault("name", Path(arguments.model).stem)
     domain = model.spec.get("domain", "unknown")
-    check_ending(domain, arguments.out)
+    check_ending(domain, arguments.out, arguments.num)
+    check_writable(arguments.out)
     plan = model.sampling.changed(arguments.steps, arguments.solver)
     plan.sampler(model.processes)  # an unfit solver is refused before any work
     sizes = _sizes(arguments.sizes, arguments.num)

@@ -75,7 +75,7 @@ def from_config(config: Any) -> Any:
         arguments = {name: from_config(v) for name, v in config.get("init_args", {}).items()}
         try:
             return cls(**arguments)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{config['class_path']} refuses its arguments {sorted(arguments)}: {error}") from error
     if isinstance(config, (list, tuple)):
         return [from_config(v) for v in config]

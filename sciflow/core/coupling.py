@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sciflow.core.config import Configurable
+from sciflow.core.errors import UserError
 from sciflow.core.state import State
 
 
@@ -40,13 +41,13 @@ def squared_distances(x0: State, x1: State) -> Tensor:
     """(B, B) squared Euclidean distances over all dense fields; masked entries of data sample i do not count.
 
     Raises:
-        ValueError: A field is ragged.
+        UserError: A field is ragged.
     """
     total = torch.zeros(x0.batch, x0.batch, dtype=torch.float64)
     for name, x in x0.fields.items():
         layout = x0.layouts[name]
         if layout.index is not None:
-            raise ValueError(f"field '{name}' is ragged; distances between samples need dense fields")
+            raise UserError(f"field '{name}' is ragged; distances between samples need dense fields")
         mask = torch.ones_like(x) if layout.mask is None else layout.mask.expand_as(x).to(x)
         a, b, m = (v.reshape(x0.batch, -1).double().cpu() for v in (x * mask, x1[name], mask))
         total += (a**2).sum(1)[:, None] - 2 * a @ b.T + m @ (b**2).T

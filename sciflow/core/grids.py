@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sciflow.core.config import Configurable
+from sciflow.core.errors import UserError
 from sciflow.core.schedules import Schedule
 
 
@@ -25,7 +26,7 @@ class Grid(Configurable, ABC):
     def moves(self, steps: int) -> list[tuple[float, float]]:
         """(t, s) of each move."""
         if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+            raise UserError(f"steps must be at least 1, got {steps}")
         clocks = self.points(steps).tolist()
         return list(zip(clocks[:-1], clocks[1:], strict=True))
 
@@ -46,7 +47,7 @@ class Power(Grid):
 
     def __init__(self, start: float = 1.0, end: float = 1e-3, exponent: float = 2.0) -> None:
         if exponent <= 0:
-            raise ValueError(f"exponent must be positive, got {exponent}")
+            raise UserError(f"exponent must be positive, got {exponent}")
         self.start, self.end, self.exponent = start, end, exponent
 
     def points(self, steps: int) -> Tensor:
@@ -65,11 +66,11 @@ class _BySchedule(Grid):
         """lambda at start and end: (2,).
 
         Raises:
-            ValueError: lambda is infinite at an end.
+            UserError: lambda is infinite at an end.
         """
         ends = self.schedule.log_snr(torch.tensor([self.start, self.end], dtype=torch.float64))
         if not ends.isfinite().all():
-            raise ValueError(
+            raise UserError(
                 f"log(alpha/sigma) of {type(self.schedule).__name__} is {ends.tolist()} at the ends "
                 f"{self.start} and {self.end}; move them inside (0, 1)"
             )
@@ -110,13 +111,13 @@ class Explicit(Grid):
 
     def __init__(self, clocks: Sequence[float]) -> None:
         if len(clocks) < 2:
-            raise ValueError(f"an explicit grid needs at least 2 clocks, got {len(clocks)}")
+            raise UserError(f"an explicit grid needs at least 2 clocks, got {len(clocks)}")
         self.clocks = list(clocks)
 
     def points(self, steps: int) -> Tensor:
         """The given clocks."""
         if steps != len(self.clocks) - 1:
-            raise ValueError(f"this grid has {len(self.clocks) - 1} moves, {steps} were asked for")
+            raise UserError(f"this grid has {len(self.clocks) - 1} moves, {steps} were asked for")
         return torch.tensor(self.clocks, dtype=torch.float64)
 
 
@@ -125,7 +126,7 @@ class Physical(Uniform):
 
     def __init__(self, start: float = 0.0, end: float = 1.0) -> None:
         if end <= start:
-            raise ValueError(f"physical time runs forward: need end > start, got {start} and {end}")
+            raise UserError(f"physical time runs forward: need end > start, got {start} and {end}")
         super().__init__(start, end)
 
 

@@ -113,9 +113,6 @@ class Sampler:
             grad_last: Gradients flow through this many last moves; 0: none.
             record: Keep the path.
         """
-        for solver in self.solvers.values():
-            if solver.moves not in (None, steps):
-                raise UserError(f"{type(solver).__name__} is made for {solver.moves} moves, {steps} were asked for")
         moves = [Move(i, t, s) for i, (t, s) in enumerate(self.grid.moves(steps))]
         clocks = torch.tensor([(m.t, m.s) for m in moves], dtype=torch.float64)  # stay on the host: no sync, no kernels
         calls = _Counted(denoiser)

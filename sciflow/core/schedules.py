@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sciflow.core.config import Configurable
+from sciflow.core.errors import UserError
 
 
 class Schedule(Configurable, ABC):
@@ -87,7 +88,7 @@ class _LinearBeta(Schedule):
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         if not 0 < beta_min <= beta_max:
-            raise ValueError(f"need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
+            raise UserError(f"need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+            raise UserError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self._log_ratio = math.log(sigma_max / sigma_min)
 
@@ -182,7 +183,7 @@ class Cosine(Schedule):
 
     def __init__(self, alpha_end: float = 1e-3) -> None:
         if not 0 < alpha_end < 1:
-            raise ValueError(f"alpha_end must lie in (0, 1), got {alpha_end}")
+            raise UserError(f"alpha_end must lie in (0, 1), got {alpha_end}")
         self.alpha_end, self._theta = alpha_end, math.acos(alpha_end)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class OU(Schedule):
 
     def __init__(self, rate: float = 1.0, diffusion: float = math.sqrt(2.0)) -> None:
         if rate <= 0 or diffusion <= 0:
-            raise ValueError(f"rate and diffusion must be positive, got {rate} and {diffusion}")
+            raise UserError(f"rate and diffusion must be positive, got {rate} and {diffusion}")
         self.rate, self.diffusion = rate, diffusion
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -232,7 +233,7 @@ class Brownian(Schedule):
 
     def __init__(self, diffusion: float = 1.0) -> None:
         if diffusion <= 0:
-            raise ValueError(f"diffusion must be positive, got {diffusion}")
+            raise UserError(f"diffusion must be positive, got {diffusion}")
         self.diffusion = diffusion
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -261,7 +262,7 @@ class BFN(Schedule):
 
     def __init__(self, sigma_data: float = 0.02) -> None:
         if not 0 < sigma_data < 1:
-            raise ValueError(f"sigma_data must lie in (0, 1), got {sigma_data}")
+            raise UserError(f"sigma_data must lie in (0, 1), got {sigma_data}")
         self.sigma_data, self._rate = sigma_data, -2 * math.log(sigma_data)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -295,7 +296,7 @@ class CategoricalBFN(Schedule):
 
     def __init__(self, classes: int, accuracy: float = 3.0) -> None:
         if classes < 2 or accuracy <= 0:
-            raise ValueError(f"need at least 2 classes and a positive accuracy, got {classes} and {accuracy}")
+            raise UserError(f"need at least 2 classes and a positive accuracy, got {classes} and {accuracy}")
         self.classes, self.accuracy = classes, accuracy
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sciflow.core.config import Configurable
+from sciflow.core.errors import UserError
 from sciflow.core.noise import Draws
 from sciflow.core.state import Layout
 
@@ -76,7 +77,7 @@ class Torus(Euclidean):
 
     def __init__(self, period: float = 1.0) -> None:
         if period <= 0:
-            raise ValueError(f"period must be positive, got {period}")
+            raise UserError(f"period must be positive, got {period}")
         self.period = period
 
     def project(self, x: Tensor, layout: Layout) -> Tensor:
@@ -130,7 +131,7 @@ class Discrete(Configurable):
 
     def __init__(self, size: int) -> None:
         if size < 2:
-            raise ValueError(f"a discrete space needs at least 2 states, got {size}")
+            raise UserError(f"a discrete space needs at least 2 states, got {size}")
         self.size = size
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sciflow.core.config import Configurable
+from sciflow.core.errors import UserError
 from sciflow.core.schedules import Schedule
 
 
@@ -100,7 +101,7 @@ class PowerTime(TimeLaw):
     def __init__(self, exponent: float = 2.0, low: float = 1e-3) -> None:
         super().__init__(low)
         if exponent <= 0:
-            raise ValueError(f"exponent must be positive, got {exponent}")
+            raise UserError(f"exponent must be positive, got {exponent}")
         self.exponent = exponent
 
     def transform(self, u: Tensor, low: Tensor | float) -> Tensor:
@@ -122,7 +123,7 @@ class SineTime(TimeLaw):
     def __init__(self, exponent: float = 1.0, low: float = 1e-3) -> None:
         super().__init__(low)
         if exponent <= 0:
-            raise ValueError(f"exponent must be positive, got {exponent}")
+            raise UserError(f"exponent must be positive, got {exponent}")
         self.exponent = exponent
 
     def transform(self, u: Tensor, low: Tensor | float) -> Tensor:

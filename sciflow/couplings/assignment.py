@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 
 from sciflow.core.coupling import Coupling, squared_distances
+from sciflow.core.errors import UserError
 from sciflow.core.state import State
 
 
@@ -40,18 +41,18 @@ class NearestOfK(Coupling):
 
     def __init__(self, k: int = 4) -> None:
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+            raise UserError(f"k must be at least 1, got {k}")
         self.k = k
 
     def pair(self, x0: State, draw: Callable[[int], State]) -> State:
         """For each sample the nearest of its own k draws.
 
         Raises:
-            ValueError: A field is ragged.
+            UserError: A field is ragged.
         """
         ragged = [name for name, layout in x0.layouts.items() if layout.index is not None]
         if ragged:
-            raise ValueError(f"fields {ragged} are ragged; choosing among draws per sample needs dense fields")
+            raise UserError(f"fields {ragged} are ragged; choosing among draws per sample needs dense fields")
         draws = [draw(i) for i in range(self.k)]
         distance = torch.stack(
             [

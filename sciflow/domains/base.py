@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sciflow.core.codec import Codec
 from sciflow.core.errors import UserError
 from sciflow.core.state import Layout, State
+
+# counts in ``spec["data"]`` of entries that were left out, or that lose something in the representation
+LOSSES = ("skipped", "unsupported_bonds", "charged", "with_stereo", "several_fragments", "with_radicals")
 
 
 class Samples(Protocol):
@@ -93,6 +97,16 @@ class EpochOrder(Sampler[int]):
         yield from torch.randperm(self.count, generator=generator).tolist()
 
 
+def reading_losses(data: Mapping[str, Any]) -> str:
+    """What was left out or simplified while reading, by the counts in ``spec["data"]``; empty if nothing was."""
+    skipped = data.get("skipped", 0)
+    counts = skipped if isinstance(skipped, Mapping) else {name: data.get(name, 0) for name in LOSSES}
+    found = [f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number]
+    read = [f"{data['read']} entries read"] if "read" in data and found else []
+    first = [f"first skipped: {'; '.join(data['examples'])}"] if data.get("examples") else []
+    return ", ".join([*read, *found, *first])
+
+
 class _Indices(Dataset[int]):
     def __init__(self, count: int) -> None:
         self.count = count
@@ -108,9 +122,10 @@ class ScienceData(LightningDataModule):
     """Subclasses read their files in `read` and set `codec`.
 
     Attributes:
-        codec: Objects <-> states, inferred from the training data.
+        codec: Objects <-> states, inferred from the data.
         spec: Plain dict that goes into checkpoints: `domain`, `sizes`, and what the domain adds.
-        features: Field -> size of its last dimension, for networks that are sized by the data.
+        features: Field -> number of its channels, for networks that are sized by the data; an `adj` of real numbers
+            (B, N, N) has none and is left out.
 
     Args:
         batch_size: Samples per batch.
@@ -141,7 +156,11 @@ class ScienceData(LightningDataModule):
             raise UserError("the training set is empty after reading; check the path and the counts of skipped entries")
         train = self.samples["train"]
         self.spec = {**self.spec, "sizes": {str(n): count for n, count in sorted(Counter(train.sizes).items())}}
-        self.features = {name: x.shape[-1] for name, x in train.batch([0]).fields.items()}
+        fields = train.batch([0]).fields
+        self.features = {name: x.shape[-1] for name, x in fields.items() if name != "adj" or x.ndim == 4}
+        losses = reading_losses(self.spec.get("data", {}))
+        if losses:
+            rank_zero_info(f"{self.spec['data'].get('source')}: {losses}")
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled by (seed, epoch); the last partial batch is kept."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.objective import Example, Objective
 from sciflow.core.process import Prediction
 
@@ -18,7 +19,7 @@ class InterpolantMatching(Objective):
     def __call__(self, pred: Prediction, example: Example) -> Tensor:
         """(B,) losses; the example must carry x1."""
         if example.x1 is None:
-            raise ValueError("interpolant matching needs the prior end x1; train with a coupling")
+            raise UserError("interpolant matching needs the prior end x1; train with a coupling")
         process, layout = pred.process, pred.layout
         target = process.target(example.x0, example.x1, pred.x, pred.t, layout)  # type: ignore[operator]
         error = ((pred.value - target) ** 2).sum(-1)

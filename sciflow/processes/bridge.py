@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.kernels import Gaussian
 from sciflow.core.process import Prediction, Process
 from sciflow.core.state import Layout
@@ -30,17 +31,17 @@ class Bridge(Process):
     def __init__(self, base: GaussianProcess) -> None:
         super().__init__()
         if base.kind != "data":
-            raise ValueError(f"a bridge predicts its data end: expected a base of kind 'data', got '{base.kind}'")
+            raise UserError(f"a bridge predicts its data end: expected a base of kind 'data', got '{base.kind}'")
         self.base, self.space = base, base.space
 
     def marginal(self, x0: Tensor, t: Tensor, layout: Layout, x1: Tensor | None = None) -> Gaussian:
         """q(x_t | x0, x1).
 
         Raises:
-            ValueError: x1 is missing.
+            UserError: x1 is missing.
         """
         if x1 is None:
-            raise ValueError(
+            raise UserError(
                 "a bridge is pinned at both ends: its marginal needs x1 (train with a coupling that gives it)"
             )
         return self.base.marginal(x0, t, layout, x1)

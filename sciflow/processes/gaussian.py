@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.kernels import Gaussian
 from sciflow.core.process import Prediction, Process
 from sciflow.core.schedules import VP, Schedule
@@ -34,7 +35,7 @@ class GaussianProcess(Process):
         prior_std: Standard deviation of the prior at t = 1; None: sigma(1), the law that zero-mean point data reach.
 
     Raises:
-        ValueError: Unknown kind.
+        UserError: Unknown kind.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("data", "noise", "score", "v", "velocity")
@@ -48,7 +49,7 @@ class GaussianProcess(Process):
     ) -> None:
         super().__init__()
         if kind not in self.kinds:
-            raise ValueError(f"kind must be one of {', '.join(self.kinds)}, got '{kind}'")
+            raise UserError(f"kind must be one of {', '.join(self.kinds)}, got '{kind}'")
         self.schedule = schedule if schedule is not None else VP()
         self.space = space if space is not None else Euclidean()
         self.kind, self.prior_std = kind, prior_std

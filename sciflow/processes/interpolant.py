@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.kernels import Gaussian
 from sciflow.core.process import Prediction, Process
 from sciflow.core.spaces import Euclidean
@@ -40,7 +41,7 @@ class StochasticInterpolant(Process):
     def __init__(self, noise: float = 1.0, diffusion: float = 1.0, space: Euclidean | None = None) -> None:
         super().__init__()
         if noise <= 0 or diffusion < 0:
-            raise ValueError(f"noise must be positive and diffusion non-negative, got {noise} and {diffusion}")
+            raise UserError(f"noise must be positive and diffusion non-negative, got {noise} and {diffusion}")
         self.noise, self.diffusion = noise, diffusion
         self.space = space if space is not None else Euclidean()
 
@@ -60,10 +61,10 @@ class StochasticInterpolant(Process):
         """q(x_t | x0, x1).
 
         Raises:
-            ValueError: x1 is missing.
+            UserError: x1 is missing.
         """
         if x1 is None:
-            raise ValueError(
+            raise UserError(
                 "an interpolant joins two points: its marginal needs x1 (train with a coupling that gives it)"
             )
         mean = self.space.add(x0, layout.rows(t, x0) * self.space.diff(x0, x1))

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.kernels import Categorical, Dirac, RelaxedCategorical, one_hot
 from sciflow.core.process import Prediction, Process
 from sciflow.core.spaces import Discrete
@@ -36,7 +37,7 @@ class Masked(Process):
     def __init__(self, tokens: int, kind: str = "logits", temperature: float = 0.5) -> None:
         super().__init__()
         if kind not in self.kinds:
-            raise ValueError(f"kind must be one of {', '.join(self.kinds)}, got '{kind}'")
+            raise UserError(f"kind must be one of {', '.join(self.kinds)}, got '{kind}'")
         self.tokens, self.kind, self.temperature = tokens, kind, temperature
         self.space = Discrete(tokens + 1)
 

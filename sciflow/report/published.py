@@ -1,17 +1,19 @@
 """Figures that papers report, for the reference columns of reports. None of them is ours.
 
-Quoted from memory of the papers and not re-checked line by line; protocols differ in places.
+Quoted from Jo, Lee & Hwang (GDSS, ICML 2022) and follow-ups, from memory except where confirmed by the authors' issue
+tracker (the GDSS row of grid, issue 5); not re-checked line by line, and protocols differ in places.
 Molecules: 10 000 samples. Generic graphs: as many graphs as the test set holds, Gaussian-EMD kernels.
 """
 
 from __future__ import annotations
 
 MOLECULE_SOURCE = (
-    "Published columns, not ours: GDSS and EDP-GNN from Jo et al., ICML 2022; DiGress and GruM as tabled by Jo et al. "
-    "2024 (GruM); 10 000 molecules each, quoted from memory of the papers."
+    "Published columns, not ours, 10 000 molecules each: GDSS and EDP-GNN quoted from Jo, Lee & Hwang 2022, DiGress "
+    "and GruM from follow-ups (as tabled by GruM, 2024); from memory."
 )
 GRAPH_SOURCE = (
-    "Published columns, not ours: GDSS, EDP-GNN, GraphRNN as in Jo et al., ICML 2022, quoted from memory of the paper."
+    "Published columns, not ours: GDSS, EDP-GNN, GraphRNN quoted from Jo, Lee & Hwang 2022, from memory except where "
+    "confirmed by the authors' issue tracker (GDSS on grid)."
 )
 
 

@@ -204,7 +204,8 @@ def test_single_precision_stays_single(name, cls):
         process, oracle, grid, anchor = problem(name, cls)
         x = torch.linspace(-1, 1, 4, dtype=dtype)[:, None]
         solver = build(cls, 8, grid.start - grid.end)
-        ends.append(run(process, solver, oracle, x, 8, grid, Replayed(), anchor=anchor))
+        roles = {"solver": None, "correct": solver} if cls.corrector else {"solver": solver}
+        ends.append(run(process, oracle=oracle, x=x, moves=8, grid=grid, noise=Replayed(), anchor=anchor, **roles))
         assert ends[-1].dtype == dtype and bool(ends[-1].isfinite().all())
     torch.testing.assert_close(ends[0].double(), ends[1], rtol=1e-3, atol=1e-3)
 

@@ -1,18 +1,16 @@
 """Parity with the official GDSS code: golden vectors of `gdss_golden.json` (made by that code on torch 2.13 CPU).
 
-The vectors are read from ../shared/specs, or from SCIFLOW_GDSS_GOLDEN; the official files from
-SCIFLOW_GDSS_CHECKPOINTS. Both are skipped with a reason when absent.
+The official checkpoints are read from the folder SCIFLOW_GDSS_CHECKPOINTS; those tests skip with a reason without it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from gdss_formula import formula_weights
+from gdss_formula import GOLDEN, formula_weights
 
 from sciflow.core.errors import UserError
 from sciflow.core.noise import Draws, Noise
@@ -26,17 +24,10 @@ from sciflow.model import Model, load
 from sciflow.objectives.regression import LikelihoodWeighted, Regression
 from sciflow.processes.gaussian import GaussianProcess
 
-GOLDEN = Path(os.environ.get("SCIFLOW_GDSS_GOLDEN", Path(__file__).parents[3] / "shared/specs/gdss_golden.json"))
 CHECKPOINTS = os.environ.get("SCIFLOW_GDSS_CHECKPOINTS")
-golden_file = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no golden vectors at {GOLDEN} (SCIFLOW_GDSS_GOLDEN)")
 official_files = pytest.mark.skipif(
-    CHECKPOINTS is None or not GOLDEN.is_file(),
-    reason="set SCIFLOW_GDSS_CHECKPOINTS to a folder with the official .pth files",
+    CHECKPOINTS is None, reason="set SCIFLOW_GDSS_CHECKPOINTS to a folder with the official .pth files"
 )
-
-
-def golden() -> dict:
-    return json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
 
 
 class SinglePrecisionSubVP(SubVP):
@@ -124,20 +115,19 @@ def close(found, expected, relative: float) -> None:
     assert (found - expected).abs().max() <= relative * expected.abs().max()
 
 
-@golden_file
 @pytest.mark.golden
-@pytest.mark.parametrize("case", golden().get("samplers", []), ids=lambda c: "-".join(map(str, list(c.values())[:9])))
+@pytest.mark.parametrize("case", GOLDEN["samplers"], ids=lambda c: "-".join(map(str, list(c.values())[:9])))
 def test_samplers(case: dict) -> None:
     """Four-level runs of the official samplers on formula weights and noise, to 1e-4 of the largest entry."""
     processes = {
         "x": make_process(case["sde_x"], Euclidean()),
         "adj": make_process(case["sde_adj"], SymmetricMatrix()),
     }
-    inputs = golden()["nets_inputs"]
+    inputs = GOLDEN["nets_inputs"]
     layout = layouts(inputs["node_counts"], inputs["N"])
     template = State({"x": torch.zeros(2, 5, 3), "adj": torch.zeros(2, 5, 5)}, layout)
     plan = sampling_plan(case, case["steps"], {"eps": case["eps"], "noise_removal": case["denoise"]})
-    model = Model(processes, scores(golden()["nets"]), plan)
+    model = Model(processes, scores(GOLDEN["nets"]), plan)
     noise = FormulaNoise(3 if case["predictor"] == "S4" else 1 + bool(plan.correct), len(plan.correct) // 2)
     sampler = plan.sampler(processes)
     state = sampler.prior(template, noise)
@@ -154,12 +144,11 @@ def test_samplers(case: dict) -> None:
             close(value, expected, 1e-4)
 
 
-@golden_file
 @pytest.mark.golden
-@pytest.mark.parametrize("case", golden().get("loss", []), ids=lambda c: "-".join(map(str, list(c.values())[:3])))
+@pytest.mark.parametrize("case", GOLDEN["loss"], ids=lambda c: "-".join(map(str, list(c.values())[:3])))
 def test_losses(case: dict) -> None:
     """Official losses: 1/2 sum over ALL entries (each edge twice) of the squared error, averaged over graphs; 2e-5."""
-    adj0 = torch.tensor(golden()["loss_inputs"]["A0"], dtype=torch.float32)
+    adj0 = torch.tensor(GOLDEN["loss_inputs"]["A0"], dtype=torch.float32)
     counts = [5, 3]
     layout = layouts(counts, 5)
     x0 = torch.nn.functional.one_hot(adj0.sum(2).long(), 3).float() * layout["x"].mask
@@ -169,9 +158,7 @@ def test_losses(case: dict) -> None:
         "adj": make_process(case["sde_adj"], SymmetricMatrix()),
     }
     clean = {"x": x0, "adj": adj0}
-    model = Model(
-        processes, scores(golden()["nets"]), sampling_plan({"predictor": "Euler", "corrector": "None"}, 4, {})
-    )
+    model = Model(processes, scores(GOLDEN["nets"]), sampling_plan({"predictor": "Euler", "corrector": "None"}, 4, {}))
     noised = {
         name: process.marginal(clean[name], t, layout[name]).sample(FormulaDraws(iter([number])))
         for number, (name, process) in enumerate(processes.items(), start=1)
@@ -185,9 +172,8 @@ def test_losses(case: dict) -> None:
         assert loss.item() == pytest.approx(case[f"loss_{name}"], rel=2e-5)
 
 
-@golden_file
 @pytest.mark.golden
-@pytest.mark.parametrize("case", golden().get("sde", []), ids=lambda c: f"{c['sde']}-{c['t']}")
+@pytest.mark.parametrize("case", GOLDEN["sde"], ids=lambda c: f"{c['sde']}-{c['t']}")
 def test_sde_tables(case: dict) -> None:
     """Marginal, drift, diffusion, discretised pair and S4's first-order OU half against the official tables."""
     schedule, t = make_schedule(case["sde"]), torch.tensor(case["t"], dtype=torch.float64)
@@ -208,13 +194,9 @@ def test_sde_tables(case: dict) -> None:
         assert value.item() == pytest.approx(case[name], rel=3e-4, abs=1e-7), name
 
 
-def checkpoint_cases() -> list[dict]:
-    return golden().get("checkpoints", [])
-
-
 @official_files
 @pytest.mark.golden
-@pytest.mark.parametrize("case", checkpoint_cases(), ids=lambda c: f"{Path(c['file']).stem}-ema{c['ema']}")
+@pytest.mark.parametrize("case", GOLDEN["checkpoints"], ids=lambda c: f"{Path(c['file']).stem}-ema{c['ema']}")
 def test_official_checkpoints(case: dict, tmp_path: Path) -> None:
     """Raw outputs of the official weights on formula inputs (2e-5), after a round trip through safetensors."""
     model = load_official(Path(str(CHECKPOINTS)) / Path(case["file"]).name, ema=case["ema"])

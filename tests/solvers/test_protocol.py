@@ -88,8 +88,14 @@ def test_solvers_keep_nothing_and_survive_a_checkpoint():
         before = copy.deepcopy(
             {k: v for k, v in vars(solver).items() if not isinstance(v, Solver) and k != "init_args"}
         )
-        end = run(PROCESS, solver, ORACLE, x, 3, Uniform(0.8, 0.4), Fresh(1))
+        end = play(solver, x)
         assert {k: v for k, v in vars(solver).items() if k in before} == before, cls
         assert set(vars(solver)) == set(vars(make(cls))), cls
         again = from_config(to_config(solver))
-        assert torch.equal(end, run(PROCESS, again, ORACLE, x, 3, Uniform(0.8, 0.4), Fresh(1))), cls
+        assert torch.equal(end, play(again, x)), cls
+
+
+def play(solver: Solver, x: torch.Tensor) -> torch.Tensor:
+    """Three moves, as a solver or as a corrector."""
+    roles = {"solver": None, "correct": solver} if solver.corrector else {"solver": solver}
+    return run(PROCESS, oracle=ORACLE, x=x, moves=3, grid=Uniform(0.8, 0.4), noise=Fresh(1), **roles)

@@ -15,8 +15,8 @@ class GraphData(ScienceData):
     """Graphs with one-hot edges (and nodes, where they are labelled).
 
     Args:
-        source: `community_small`, `ego_small`, `enzymes`, `grid`, a path to a graph file or folder, or Python objects: a
-            list of networkx graphs or torch_geometric `Data`, a `Dataset`, a `Batch`.
+        source: `community_small`, `ego_small`, `enzymes`, `grid`, a path to a graph file or folder, or Python objects:
+            a list of networkx graphs or torch_geometric `Data`, a `Dataset`, a `Batch`.
         validation: Share of the training graphs held out for validation.
         test: Share held out for testing, where the set stores no split.
         batch_size: Graphs per batch.

@@ -185,7 +185,7 @@ VALIDITY: dict[str, Callable[[nx.Graph], bool]] = {"planar": is_planar, "grid": 
 
 
 def evaluate_graphs(
-    generated: Sequence[nx.Graph],
+    generated: Sequence[nx.Graph | None],
     reference: Sequence[nx.Graph],
     train: Sequence[nx.Graph] | None = None,
     kernel: str = "emd",
@@ -197,7 +197,8 @@ def evaluate_graphs(
     """Score generated graphs against reference graphs (the test set).
 
     Args:
-        generated: Graphs of the model, taken as undirected and simple; empty ones are counted and left out.
+        generated: Graphs of the model, taken as undirected and simple; None and empty ones are counted as invalid and
+            otherwise left out.
         reference: The test graphs.
         train: The training graphs: needed for copies, novelty, V.U.N. and the noise floor.
         kernel: ``"emd"`` (published) or ``"tv"``.
@@ -218,48 +219,51 @@ def evaluate_graphs(
     """
     if kernel not in KERNELS:
         raise UserError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
-    kept = [simple_graph(graph) for graph in generated if len(graph)]
+    kept = [simple_graph(graph) for graph in generated if graph is not None and len(graph)]
     reference = [simple_graph(graph) for graph in reference if len(graph)]
     if not kept or not reference:
         raise UserError(f"evaluate_graphs: got {len(kept)} generated and {len(reference)} reference graphs, need both")
     adjacency = [from_networkx(graph) for graph in kept]
     described, target = describe(adjacency), describe([from_networkx(graph) for graph in reference])
-    size = min(groups_of or len(reference), len(kept))
-    groups = [range(start, start + size) for start in range(0, len(kept) - size + 1, size)]
+    groups = group_mmd(described, target, min(groups_of or len(reference), len(kept)), kernel)
     table = graph_table(kept, adjacency, train, valid)
     report: dict[str, Any] = {
         "generated": len(kept),
         "reference": len(reference),
         "kernel": kernel,
         "mmd": graph_mmd(described, target, kernel),
-        "groups": {
-            "size": size,
-            "count": len(groups),
-            "mmd": _spread([graph_mmd(_subset(described, group), target, kernel) for group in groups]),
-        },
+        "groups": groups,
         "connected_reference": float(np.mean([nx.is_connected(graph) for graph in reference])),
         "skipped": {
-            "empty graphs": len(generated) - len(kept),
+            "samples without a graph": len(generated) - len(kept),
             "graphs without edges (orbit only)": sum(row is None for row in described["orbit"]),
         },
-        **_shares(table),
+        **_shares(table, len(generated)),
         "table": table,
     }
     if train:
-        report["floor"] = noise_floor(train, reference, size, kernel, floor_draws, seed, target)
+        report["floor"] = noise_floor(train, reference, groups["size"], kernel, floor_draws, seed, target)
     return report
 
 
-def _shares(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Shares over the rows of `graph_table`; V.U.N. counts a graph only the first time it appears."""
+def group_mmd(described: Described, target: Described, size: int, kernel: str) -> dict[str, Any]:
+    """{size, count, mmd {mean, sd, se}} over disjoint groups of `size` graphs, in the order of the graphs."""
+    number = len(next(iter(described.values())))
+    groups = [range(start, start + size) for start in range(0, number - size + 1, size)]
+    mmds = [graph_mmd(_subset(described, group), target, kernel) for group in groups]
+    return {"size": size, "count": len(groups), "mmd": _spread(mmds)}
+
+
+def _shares(table: Sequence[Mapping[str, Any]], samples: int) -> dict[str, float]:
+    """Shares over the rows of `graph_table`, of validity over all samples; V.U.N. counts a graph only once."""
     out = {name: float(np.mean([row[name] for row in table])) for name in ("connected", "unique")}
     if "iso_copy" in table[0]:
         out["copies_of_train"] = float(np.mean([row["iso_copy"] for row in table]))
         out["novel"] = 1 - out["copies_of_train"]
     if "valid" in table[0]:
-        out["valid"] = float(np.mean([row["valid"] for row in table]))
+        out["valid"] = sum(row["valid"] for row in table) / samples
         if "iso_copy" in table[0]:
-            out["vun"] = float(np.mean([r["valid"] and r["unique"] and not r["iso_copy"] for r in table]))
+            out["vun"] = sum(row["valid"] and row["unique"] and not row["iso_copy"] for row in table) / samples
     return out
 
 

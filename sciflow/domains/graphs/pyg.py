@@ -75,7 +75,9 @@ def from_pyg(data: Any) -> list[nx.Graph]:
         return _split(data)
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
         return [graph for item in data for graph in from_pyg(item)]
-    raise UserError(f"from_pyg: got {type(data).__name__}, expected networkx or torch_geometric graphs, or lists of them")
+    raise UserError(
+        f"from_pyg: got {type(data).__name__}, expected networkx or torch_geometric graphs, or lists of them"
+    )
 
 
 def _split(data: Any) -> list[nx.Graph]:

@@ -151,7 +151,16 @@ class GraphTransformer(nn.Module, Configurable):
             self.build({"x": node_classes, "adj": edge_classes} if node_classes else {"adj": edge_classes})
 
     def build(self, features: dict[str, int]) -> None:
-        """Make the layers for data with these numbers of classes: `adj`, and `x` where nodes have classes."""
+        """Make the layers for data with these numbers of classes: `adj`, and `x` where nodes have classes.
+
+        Raises:
+            UserError: The data have no edge classes.
+        """
+        if "adj" not in features:
+            raise UserError(
+                "GraphTransformer needs one-hot edge classes and these data have real-valued edges; "
+                "use MoleculeData or GraphData instead of GDSSMoleculeData or GDSSGraphData"
+            )
         self.node_classes, self.edge_classes = features.get("x", 0), features["adj"]
         self.init_args |= {"node_classes": self.node_classes, "edge_classes": self.edge_classes}
         node_width, edge_width, clock_width = self.node_width, self.edge_width, self.clock_width

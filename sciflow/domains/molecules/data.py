@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
 from sciflow.data import DATASETS, cache_root, resolve
 from sciflow.domains.molecules.codec import MoleculeArrays, bond_problem
-from sciflow.domains.molecules.files import EXAMPLES_KEPT, ReadReport, iterate_molecules
+from sciflow.domains.molecules.files import EXAMPLES_KEPT, ReadReport, iterate_molecules, iterate_objects
 
 CACHE_VERSION = 1  # raise it when the content of the parsed files changes
 ZINC_TEST_FRACTION = 24887 / 249455  # the published size; the published rows refer to a file that is not at hand
@@ -77,23 +78,27 @@ def parse_file(path: str | Path) -> ParsedMolecules:
     """
     path = Path(path)
     if path.is_dir() or not path.exists():
-        return _parse(path)
+        return _parse_path(path)
     digest = hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest()[:32]
     cache = cache_root() / "molecules" / f"{digest}-{CACHE_VERSION}.npz"
     if cache.exists():
         return _load(cache)
-    parsed = _parse(path)
+    parsed = _parse_path(path)
     with contextlib.suppress(OSError, UserError):  # a read-only cache costs time, nothing else
         _save(parsed, cache)
     return parsed
 
 
-def _parse(path: Path) -> ParsedMolecules:
+def _parse_path(path: Path) -> ParsedMolecules:
     report = ReadReport()
+    return _parse(iterate_molecules(path, report), report, str(path))
+
+
+def _parse(molecules: Iterable[Chem.Mol], report: ReadReport, source: str) -> ParsedMolecules:
     counts = dict.fromkeys(("charged", "with_stereo", "several_fragments", "with_radicals", "unsupported_bonds"), 0)
     smiles, kept, identifiers = [], [], []
     with rdBase.BlockLogs():
-        for molecule in iterate_molecules(path, report):
+        for molecule in molecules:
             problem = bond_problem(molecule)
             if problem is not None:
                 counts["unsupported_bonds"] += 1
@@ -113,7 +118,7 @@ def _parse(path: Path) -> ParsedMolecules:
             kept.append(molecule)
             identifiers.append(report.identifiers[-1])
         if not smiles:
-            raise UserError(f"{path}: got no molecule ({report}), expected at least one valid SMILES or SDF entry")
+            raise UserError(f"{source}: got no molecule ({report}), expected at least one valid SMILES or SDF entry")
         arrays = MoleculeArrays.from_molecules(kept)
     totals = {"read": report.n_read, "skipped": report.n_skipped, "examples": report.examples}
     return ParsedMolecules(smiles, identifiers, arrays, {**totals, **counts})
@@ -136,12 +141,12 @@ def _load(cache: Path) -> ParsedMolecules:
 
 
 def molecule_dataset(
-    source: str | Path, *, validation: float = 0.02, test: float = 0.1, seed: int = 0
+    source: str | Path | Sequence[str | Chem.Mol], *, validation: float = 0.02, test: float = 0.1, seed: int = 0
 ) -> MoleculeSplit:
     """A molecule set, split into training, validation and test.
 
     Args:
-        source: a name (qm9, zinc250k, moses, ...) or a file or folder of molecules.
+        source: a name (qm9, zinc250k, moses, ...), a file or folder of molecules, or a list of SMILES or molecules.
         validation: share of the molecules outside the test set; 0 gives the published training set.
         test: share of the distinct molecules; QM9 (published rows), ZINC250k (published size) and MOSES (own file)
             ignore it.
@@ -152,9 +157,12 @@ def molecule_dataset(
     """
     if not (0 <= validation < 1 and 0 <= test < 1):
         raise UserError(f"shares: got validation={validation}, test={test}, expected numbers in [0, 1)")
-    path = resolve(source)
-    name = str(source) if str(source) in DATASETS else None
-    parsed = parse_file(path)
+    if isinstance(source, (str, Path)):
+        path, name = str(resolve(source)), str(source) if str(source) in DATASETS else None
+        parsed = parse_file(path)
+    else:
+        path, name, report = f"{len(source)} Python objects", None, ReadReport()
+        parsed = _parse(iterate_objects(source, report), report, path)
     rng = np.random.default_rng(seed)
     if name == "qm9":
         in_test, rule = _qm9_test(parsed), "published 13,082 GDSS/MoFlow test rows"
@@ -170,9 +178,10 @@ def molecule_dataset(
     test_set = parse_file(resolve("moses_test")) if name == "moses" else parsed.select(np.flatnonzero(in_test))
     train_set, validation_set = parsed.select(rest[~in_validation]), parsed.select(rest[in_validation])
     info = {
-        "source": name or str(path),
-        "file": str(path),
+        "source": name or path,
+        "file": path,
         "split": rule,
+        "shares": {"validation": validation, "test": test},
         "seed": seed,
         **parsed.counts,
         "duplicates": len(parsed) - len(set(parsed.smiles)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from sciflow.core.state import State
 from sciflow.domains.base import Samples, ScienceData
@@ -26,10 +27,11 @@ class _Molecules:
 
 
 class MoleculeData(ScienceData):
-    """Molecules with one-hot atoms and bonds; vocabulary and sizes are inferred from the training set.
+    """Molecules with one-hot atoms and bonds; vocabulary and sizes are inferred from all of the set.
 
     Args:
-        source: `qm9`, `zinc250k`, `moses`, or a path: CSV with a SMILES column, .smi, SDF, or a folder of them.
+        source: `qm9`, `zinc250k`, `moses`, a path (CSV with a SMILES column, .smi, SDF, or a folder of them), or a list
+            of SMILES or RDKit molecules.
         validation: Share of the molecules outside the test set held out for validation.
         test: Share held out for testing, where the set has no published split.
         batch_size: Molecules per batch.
@@ -39,7 +41,12 @@ class MoleculeData(ScienceData):
     codec_type: ClassVar[type[MoleculeCodec]] = MoleculeCodec
 
     def __init__(
-        self, source: str = "qm9", validation: float = 0.02, test: float = 0.1, batch_size: int = 256, seed: int = 0
+        self,
+        source: str | Path | Sequence[Any] = "qm9",
+        validation: float = 0.02,
+        test: float = 0.1,
+        batch_size: int = 256,
+        seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         self.source, self.validation, self.test = source, validation, test

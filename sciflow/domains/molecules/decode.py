@@ -42,7 +42,8 @@ class DecodedMolecule:
             False here, while the published code counts it as valid.
         corrected: at least one bond was lowered or removed.
         connected: one fragment only, before the largest one was taken.
-        error: None, ``"Empty"``, ``"NonFinite"`` (NaN or infinite tensors) or the RDKit problem class (``"KekulizeException"``, ...) that stopped the decoding.
+        error: None, ``"Empty"``, ``"NonFinite"`` (NaN or infinite tensors) or the RDKit problem class
+            (``"KekulizeException"``, ...) that stopped the decoding.
     """
 
     molecule: Chem.Mol | None

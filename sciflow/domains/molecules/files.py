@@ -22,7 +22,7 @@ from sciflow.core.files import write_text
 
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol_smiles", "structure")
 READABLE = (".smi", ".smiles", ".txt", ".csv", ".tsv", ".sdf")
-FLAGS = ("corrected", "connected")  # how a sample decoded; in .smi files they follow the name: CCO 7 corrected=0
+FLAGS = {"corrected=0", "corrected=1", "connected=0", "connected=1"}  # how a sample decoded; behind its name in .smi
 EXAMPLES_KEPT = 5
 
 Entry = tuple[str, str, Chem.Mol | None]  # (identifier, text for the report, molecule or None if broken)
@@ -64,8 +64,10 @@ def iterate_molecules(path: str | Path, report: ReadReport) -> Iterator[Chem.Mol
 
 def iterate_objects(objects: Iterable[str | Chem.Mol | None], report: ReadReport) -> Iterator[Chem.Mol]:
     """Molecules of SMILES strings and RDKit molecules, as `iterate_molecules` gives them from files."""
-    parsed = (Chem.MolFromSmiles(item) if isinstance(item, str) else item for item in objects)
-    entries = ((str(i), str(item), molecule) for i, (item, molecule) in enumerate(zip(objects, parsed, strict=True)))
+    entries = (
+        (str(position), str(item), Chem.MolFromSmiles(item) if isinstance(item, str) else item)
+        for position, item in enumerate(objects)
+    )
     return _accepted(entries, "object", report)
 
 
@@ -134,13 +136,12 @@ def _read_smi(path: Path) -> Iterator[Entry]:
             parts = line.replace(",", " ").split()
             if not parts or parts[0].startswith("#") or (number == 0 and parts[0].lower() in SMILES_COLUMNS):
                 continue
-            molecule, flags = Chem.MolFromSmiles(parts[0]), {}
-            while (pair := parts[-1].partition("="))[0] in FLAGS and pair[2] in ("0", "1"):
-                flags[pair[0]] = int(pair[2])
-                parts.pop()
-            for name, value in flags.items() if molecule is not None else ():
-                molecule.SetIntProp(name, value)
-            yield " ".join(parts[1:]) or str(position), parts[0], molecule
+            smiles, *words = parts
+            molecule = Chem.MolFromSmiles(smiles)
+            if molecule is not None:
+                for flag in FLAGS.intersection(words):
+                    molecule.SetIntProp(flag[:-2], int(flag[-1]))
+            yield " ".join(word for word in words if word not in FLAGS) or str(position), smiles, molecule
             position += 1
 
 
@@ -175,7 +176,8 @@ def write_molecules(path: str | Path, molecules: Sequence[Chem.Mol | None]) -> i
     """Writes molecules by the ending of `path`: .smi, .csv or .sdf (2-D coordinates unless a conformer is there).
 
     Sample i keeps its number i as its name (.smi, .sdf) or in the column ``index`` (.csv). RDKit properties of the
-    molecules become SD tags or columns; of them .smi keeps `FLAGS` only. None has no line in .smi and .sdf, and an empty SMILES in .csv.
+    molecules become SD tags or columns; .smi keeps only those of `FLAGS`, behind the name. None has no line in .smi and
+    .sdf, and an empty SMILES in .csv.
 
     Returns:
         Number of molecules written (without the None entries).
@@ -194,7 +196,8 @@ def _smi_text(molecules: Sequence[Chem.Mol | None]) -> str:
     lines = []
     for index, molecule in enumerate(molecules):
         if molecule is not None:
-            flags = [f"{name}={molecule.GetProp(name)}" for name in FLAGS if molecule.HasProp(name)]
+            properties = molecule.GetPropsAsDict()
+            flags = [word for word in sorted(FLAGS) if str(properties.get(word[:-2])) == word[-1]]
             lines.append(" ".join([Chem.MolToSmiles(molecule), str(index), *flags]) + "\n")
     return "".join(lines)
 
@@ -227,4 +230,8 @@ def _sdf_text(molecules: Sequence[Chem.Mol | None]) -> str:
     return stream.getvalue()
 
 
-WRITERS: dict[str, Callable[[Sequence[Chem.Mol | None]], str]] = {".smi": _smi_text, ".csv": _csv_text, ".sdf": _sdf_text}
+WRITERS: dict[str, Callable[[Sequence[Chem.Mol | None]], str]] = {
+    ".smi": _smi_text,
+    ".csv": _csv_text,
+    ".sdf": _sdf_text,
+}

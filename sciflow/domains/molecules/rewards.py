@@ -91,10 +91,10 @@ def _import_function(module: str, name: str) -> MoleculeFunction:
     sys.path[:0] = [str(Path.cwd())] * added
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's own file raises while it is imported
         raise UserError(
-            f"reward '{module}:{name}': {error}; expected an importable module (or a file {module}.py in this folder) "
-            f"with a function {name}(molecule) -> float"
+            f"reward '{module}:{name}': {type(error).__name__}: {error}; expected an importable module (or a file "
+            f"{module}.py in this folder) with a function {name}(molecule) -> float"
         ) from error
     finally:
         del sys.path[: int(added)]

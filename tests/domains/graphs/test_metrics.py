@@ -8,6 +8,7 @@ import math
 import networkx as nx
 import numpy as np
 import pytest
+from gdss_formula import GOLDEN
 from scipy.stats import wasserstein_distance
 
 from sciflow.core.errors import UserError
@@ -34,12 +35,9 @@ def split(data_dir, name):
     return [graphs[i] for i in info["train_idx"]], [graphs[i] for i in info["test_idx"]]
 
 
-@pytest.fixture(scope="module")
-def golden(data_dir):
-    path = data_dir.parent / "specs" / "gdss_golden.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    return json.loads(path.read_text())
+@pytest.fixture
+def golden():
+    return GOLDEN
 
 
 @pytest.mark.golden

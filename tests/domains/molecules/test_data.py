@@ -32,7 +32,8 @@ def test_resolution_order(tmp_path, monkeypatch):
     cached.unlink()
     with pytest.raises(UserError, match="run: sciflow data get zinc250k"):
         registry.resolve("zinc250k")
-    with pytest.raises(UserError, match="set SCIFLOW_DATA"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="set SCIFLOW_DATA"):
+        patch.setattr(registry, "shipped_root", lambda: tmp_path)  # as if it did not ship
         registry.resolve("qm9_test_fcd")
     assert registry.resolve("qm9") == registry.REPOSITORY / "datasets/qm9/qm9.csv.gz"
 
