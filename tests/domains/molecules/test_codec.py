@@ -99,6 +99,20 @@ def test_padding_never_becomes_an_atom():
     assert molecules[0].GetNumAtoms() == 1 and molecules[1].GetNumAtoms() == 3
 
 
+@pytest.mark.parametrize("codec_class", [MoleculeCodec, GDSSMoleculeCodec])
+@pytest.mark.parametrize("field", ["x", "adj"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_no_molecules(codec_class, field, bad):
+    molecules = parse(["CCO", "CC=O", "CCN"])
+    codec = codec_class.infer(molecules)
+    state = codec.to_state(molecules)
+    state[field][1].view(-1)[1] = bad
+    records = codec.decode(state)
+    assert [record.smiles for record in records] == ["CCO", None, "CCN"]
+    assert [record.error for record in records] == [None, "NonFinite", None]
+    assert codec.to_objects(state)[1] is None and not records[1].valid_without_correction
+
+
 def test_batches_of_a_parsed_set_equal_direct_encoding(zinc_smiles):
     molecules = parse(zinc_smiles[:40])
     codec = MoleculeCodec.infer(molecules)

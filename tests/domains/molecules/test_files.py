@@ -109,7 +109,19 @@ def test_written_files_are_read_by_rdkit(tmp_path):
     for ending in ("csv", "sdf"):
         back, _ = read_molecules(tmp_path / f"out.{ending}")
         assert back[0].GetProp("corrected") == "1" and float(back[1].GetProp("qed")) == 0.5
+    assert (tmp_path / "out.smi").read_text() == f"{expected[0]} 0 corrected=1\n{expected[1]} 2\n"
     assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.sdf", "out.smi"]  # no temporary file stays
+
+
+def test_flags_of_a_smiles_line(tmp_path):
+    """Only whole words 0 or 1 are flags, wherever the name ends; the rest is the name."""
+    (tmp_path / "a.smi").write_text(
+        "CC 0 connected=0 corrected=1\nCO corrected=0\nCN corrected=2 x\nbroken corrected=1\n"
+    )
+    molecules, report = read_molecules(tmp_path / "a.smi")
+    names = ("corrected", "connected")
+    assert [[m.GetProp(n) for n in names if m.HasProp(n)] for m in molecules] == [["1", "0"], ["0"], []]
+    assert report.identifiers == ["0", "1", "corrected=2 x"] and report.n_skipped == 1
 
 
 def test_unknown_ending(tmp_path):

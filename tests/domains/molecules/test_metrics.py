@@ -11,7 +11,8 @@ from rdkit import Chem
 
 from sciflow.core.errors import UserError
 from sciflow.domains.molecules import metrics
-from sciflow.domains.molecules.decode import decode_graph
+from sciflow.domains.molecules.codec import MoleculeCodec
+from sciflow.domains.molecules.decode import DecodedMolecule, decode_graph
 from sciflow.domains.molecules.files import read_molecules, write_molecules
 from sciflow.domains.molecules.metrics import evaluate_molecules
 
@@ -54,9 +55,9 @@ def test_hand_counted_ratios(records):
     assert rows[5]["error"] == "Empty" and rows[5]["qed"] is None
 
 
-def test_records_survive_sdf_and_csv(records, tmp_path):
+def test_records_survive_files(records, tmp_path):
     whole = evaluate_molecules(records[:5], REFERENCE, TRAIN, fcd=False)
-    for ending in ("sdf", "csv"):
+    for ending in ("smi", "sdf", "csv"):
         write_molecules(tmp_path / f"a.{ending}", [record.marked() for record in records[:5]])
         molecules, _ = read_molecules(tmp_path / f"a.{ending}")
         assert evaluate_molecules(molecules, REFERENCE, TRAIN, fcd=False)["metrics"] == whole["metrics"]
@@ -65,8 +66,26 @@ def test_records_survive_sdf_and_csv(records, tmp_path):
 def test_smiles_are_judged_without_claims_about_correction():
     report = evaluate_molecules(["OCC", "C1CC", "CC.O", None], REFERENCE, TRAIN, fcd=False)
     assert "validity_without_correction" not in report["metrics"]
-    assert value(report, "validity") == 0.5 and value(report, "connectivity") == 0.25
+    assert value(report, "validity") == 0.5 and "connectivity" not in report["metrics"]
+    assert report["table"][0]["connected"] is None
     assert report["table"][0]["novel"] is False  # canonicalised before the comparison
+
+
+def test_published_ratio_above_one_has_a_figure():
+    """Two samples pass the valence check, one of them cannot be kekulised: 2 of the 1 molecules that came out."""
+    fine = decode_graph([(6, 0)], [])
+    lost = DecodedMolecule(None, None, True, False, True, "KekulizeException")
+    figure = evaluate_molecules([fine, lost], REFERENCE, TRAIN, fcd=False)["metrics"]["validity_without_correction"]
+    assert (figure["value"], figure["standard_error"]) == (2, 0)
+
+
+def test_diverged_samples_count_as_invalid():
+    codec = MoleculeCodec(["C", "O"], 3)
+    state = codec.to_state([Chem.MolFromSmiles("CCO")] * 4)
+    state["x"][1:] = math.nan
+    report = evaluate_molecules(codec.decode(state), REFERENCE, TRAIN, fcd=False)
+    assert value(report, "validity") == value(report, "validity_without_correction_strict") == 0.25
+    assert [row["error"] for row in report["table"]] == [None] + 3 * ["NonFinite"]
 
 
 def test_nothing_valid_gives_nan_not_a_crash():

@@ -65,3 +65,13 @@ def test_own_function_beside_the_command_line(tmp_path, monkeypatch):
 def test_bad_specifications(spec, message):
     with pytest.raises(UserError, match=message):
         load_reward(spec)
+
+
+def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "broken_reward.py").write_text("def size(molecule)\n    return 1\n")
+    (tmp_path / "failing_reward.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"SyntaxError: .*broken_reward.py, line 1"):
+        load_reward("broken_reward:size")
+    with pytest.raises(UserError, match="failing_reward:size': ZeroDivisionError"):
+        load_reward("failing_reward:size")
