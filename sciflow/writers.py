@@ -43,7 +43,7 @@ def check_ending(domain: str, out: Path, number: int) -> None:
 
 
 def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict[str, Any]) -> None:
-    """Write objects in their field's format, and beside them (`OUT.json`) the settings and the count of empty samples."""
+    """Write objects by the ending of `out`, and beside them (`OUT.json`) settings and the count of empty samples."""
     check_ending(domain, out, len(objects))
     if domain == "molecules":
         from sciflow.domains.molecules.files import write_molecules

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sciflow.core.errors import UserError
 from sciflow.training.callbacks import EMA
@@ -46,7 +46,7 @@ class SciflowCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse a bad checkpoint before anything is read or built."""
-        check_checkpoint(self.config[self.subcommand].get("ckpt_path"))
+        check_checkpoint(self.config[str(self.subcommand)].get("ckpt_path"))
 
 
 def run(words: Sequence[str]) -> int:

@@ -114,7 +114,6 @@ class Sampler:
             record: Keep the path.
         """
         moves = [Move(i, t, s) for i, (t, s) in enumerate(self.grid.moves(steps))]
-        clocks = torch.tensor([(m.t, m.s) for m in moves], dtype=torch.float64)  # stay on the host: no sync, no kernels
         calls = _Counted(denoiser)
         denoise: Denoise = calls
         for hook in self.hooks:
@@ -122,8 +121,9 @@ class Sampler:
         graph = grad_last > 0 or any(hook.needs_grad for hook in self.hooks)
         memory: dict[str, Memory] = {}
         with torch.inference_mode(False) if graph else torch.inference_mode():
-            if graph and next(iter(state.fields.values())).is_inference():
-                state = state.put(**{name: x.clone() for name, x in state.fields.items()})
+            if graph:  # tensors made in inference mode cannot enter a graph; Lightning's predict runs in that mode
+                state = state.map(lambda value: value.clone() if value.is_inference() else value)
+            clocks = torch.tensor([(m.t, m.s) for m in moves], dtype=torch.float64)  # on the host: no sync, no kernels
             prepare = getattr(denoiser, "prepare", None)
             state = state if prepare is None else prepare(state)
             for hook in self.hooks:

@@ -6,7 +6,7 @@ of all samples and name each row's sample in `index`. Nothing else flows through
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,11 +53,10 @@ class Layout:
         """Number of valid entries of each sample in a field shaped like `like`: (B,)."""
         return self.per_sample(torch.ones_like(like, dtype=torch.get_default_dtype()))
 
-    def to(self, device: torch.device | str) -> Layout:
-        """The same layout on another device."""
-        return replace(
-            self, index=_move(self.index, device), mask=_move(self.mask, device), anchor=_move(self.anchor, device)
-        )
+    def map(self, function: Callable[[Tensor], Tensor]) -> Layout:
+        """The layout with `function` applied to each of its tensors."""
+        index, mask, anchor = (None if v is None else function(v) for v in (self.index, self.mask, self.anchor))
+        return replace(self, index=index, mask=mask, anchor=anchor)
 
     def repeat(self, copies: int) -> Layout:
         """Layout of `copies` copies of the batch, copy after copy."""
@@ -106,13 +105,17 @@ class State:
         """A state with some conditions added or replaced."""
         return replace(self, cond={**self.cond, **cond})
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> State:
+        """The state with `function` applied to each tensor of its fields, layouts and conditions."""
+        return State(
+            {name: function(x) for name, x in self.fields.items()},
+            {name: layout.map(function) for name, layout in self.layouts.items()},
+            {name: function(v) if isinstance(v, Tensor) else v for name, v in self.cond.items()},
+        )
+
     def to(self, device: torch.device | str) -> State:
         """The same state on another device."""
-        return State(
-            {name: x.to(device) for name, x in self.fields.items()},
-            {name: layout.to(device) for name, layout in self.layouts.items()},
-            {name: _move(value, device) for name, value in self.cond.items()},
-        )
+        return self.map(lambda value: value.to(device))
 
     def detach(self) -> State:
         """A state whose fields carry no gradient."""
@@ -138,10 +141,6 @@ class State:
 
     def _per_sample(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.batch
-
-
-def _move(value: Any, device: torch.device | str) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _repeat(value: Tensor, copies: int) -> Tensor:

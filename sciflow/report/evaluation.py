@@ -99,6 +99,8 @@ def graph_table(report: Mapping[str, Any]) -> Table:
         f"{report['generated']} graphs against {report['reference']}; {groups['count']} groups of {groups['size']}, "
         "the size of the published protocol. Floor: random training subsets of that size against the same reference."
     )
+    skipped = [f"{number} {reason}" for reason, number in report["skipped"].items() if number]
+    note += f" Left out: {', '.join(skipped)}." if skipped else ""
     columns = ["", "all graphs", "mean of groups", "std. error", "floor", *others]
     return Table(columns, rows, f"{note} {published.GRAPH_SOURCE}" if others else note)
 

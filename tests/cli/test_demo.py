@@ -45,7 +45,7 @@ def test_demo_writes_what_it_says(command, tiny_model, reference, tmp_path):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["samples"] == 12
     assert metrics["metrics"]["validity"]["value"] == metrics["molecules"] / 12
-    assert set(metrics["design"]) == {"svdd", "unguided", "best_of_9"}
+    assert set(metrics["design"]) == {"svdd", "unguided", "best_of_7"}
     names = [line.split()[1] for line in (out / "molecules.smi").read_text().splitlines()]
     assert len(names) == metrics["molecules"] and set(names) <= {str(i) for i in range(12)}
     assert [mol.GetProp("_Name") for mol in Chem.SDMolSupplier(str(out / "molecules.sdf"))] == names

@@ -12,6 +12,8 @@ pytest.importorskip("rdkit")
 from rdkit import Chem
 from rdkit.Chem import QED
 
+from sciflow.cli.design import training_smiles
+from sciflow.domains.molecules.data import molecule_dataset
 from sciflow.domains.molecules.design import design_molecules
 from sciflow.domains.molecules.rewards import Reward, load_reward
 from sciflow.guidance.svdd import SVDD
@@ -43,14 +45,18 @@ def np_tensor(values):
 
 
 def test_guided_run_has_a_baseline_of_equal_network_budget(model):
-    """4 moves with one call each: an unguided sample costs 4 rows, a guided one 4 + 4 * 3 candidates = 16."""
+    """4 moves with one call each, the last one without choice: 4 rows for a sample, 4 + 3 * 3 candidates = 13 guided.
+
+    6 designs cost 78 rows, so the baseline has round(78/4) = 20 samples, or 3.33 for each design.
+    """
     result = design_molecules(model, heavy_atoms(), 6, lambda value: SVDD(value, 3, 0.0), seed=1)
     assert result.method == "svdd"
-    assert list(result.baselines) == ["unguided", "best_of_4"]
-    assert result.chosen.network_rows == 6 * 16 == result.baselines["best_of_4"].network_rows
+    assert list(result.baselines) == ["unguided", "best_of_3.33"]
+    assert result.chosen.network_rows == 6 * 13
+    assert result.baselines["best_of_3.33"].network_rows == 20 * 4
     assert result.baselines["unguided"].network_rows == 6 * 4
-    assert result.chosen.reward_calls == 6 * (4 * 3 + 1)
-    assert result.baselines["best_of_4"].reward_calls == 6 * 4
+    assert result.chosen.reward_calls == 6 * (3 * 3 + 1)
+    assert result.baselines["best_of_3.33"].reward_calls == 20
 
 
 def test_guidance_raises_the_reward(model):
@@ -100,19 +106,33 @@ def test_command_writes_designs_settings_and_report(command, tiny_model, tmp_pat
     )
     code, printed, _ = command(*words, "--report", report, "--seed", 3)
     assert code == 0
-    assert "best of 3" in printed and "reward calls per design" in printed
+    assert "best of 2.5" in printed and "reward calls per design" in printed
     settings = json.loads((tmp_path / "new" / f"designs.{ending}.json").read_text())
     assert {settings[name] for name in ("seed", "steps")} == {3, 4}
     assert settings["model"] == "tiny" and settings["reward"] == "logp"
-    assert set(settings["summary"]) == {"svdd", "unguided", "best_of_3"}
+    assert set(settings["summary"]) == {"svdd", "unguided", "best_of_2.5"}
     text = report.read_text()
-    assert "<svg" in text and "best of 3" in text
+    assert "<svg" in text and "best of 2.5" in text
     if ending == "csv":
         rows = list(csv.DictReader(out.open()))
         assert len(rows) == 4
         assert [float(row["reward"]) for row in rows] == sorted((float(row["reward"]) for row in rows), reverse=True)
     else:
         assert out.stat().st_size > 0
+
+
+def test_novelty_is_against_the_model_s_own_split(model, tmp_path):
+    """The stored shares and seed give back the training molecules; another seed or share would not."""
+    path = tmp_path / "own.smi"
+    path.write_text("".join(f"{'C' * n}O\n" for n in range(1, 41)))
+    split = molecule_dataset(path, validation=0.2, test=0.3, seed=5)
+    model.spec["data"] = split.info
+    assert training_smiles(model) == split.train.smiles
+    assert split.train.smiles != molecule_dataset(path, validation=0.2, test=0.3, seed=0).train.smiles
+    del split.info["shares"], split.info["seed"]  # a model of an older version
+    assert training_smiles(model) == molecule_dataset(path, validation=0).train.smiles
+    model.spec["data"] = "nowhere.smi"
+    assert training_smiles(model) == []
 
 
 def test_own_reward_function(command, tiny_model, tmp_path, monkeypatch):

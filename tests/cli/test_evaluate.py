@@ -11,6 +11,7 @@ pytest.importorskip("rdkit")
 
 from sciflow import evaluate
 from sciflow.core.errors import UserError
+from sciflow.report.evaluation import evaluation_table
 
 CHAINS = ["C" * n for n in range(1, 9)]
 ALCOHOLS = ["C" * n + "O" for n in range(1, 9)]
@@ -69,6 +70,37 @@ def test_sidecar_of_sample_counts_empty_samples(sets, tmp_path):
     assert evaluate(samples, test, train=train, protocol="fast")["metrics"]["validity"]["value"] == 0.5
 
 
+@pytest.mark.parametrize("ending", ["smi", "csv", "sdf"])
+def test_sampled_files_keep_validity_without_correction(command, tiny_model, sets, tmp_path, ending):
+    """`sciflow sample --out FILE`, then `sciflow evaluate FILE`: as if the decoding records had been evaluated."""
+    from sciflow.model import load
+
+    train, test = sets
+    out, figures = tmp_path / f"molecules.{ending}", tmp_path / "m.json"
+    assert command("sample", tiny_model, "--num", 24, "--out", out)[0] == 0
+    words = ("--reference", test, "--train", train, "--protocol", "fast", "--out", figures)
+    code, printed, _ = command("evaluate", out, *words)
+    assert code == 0 and "valid without correction" in printed and "connected before correction" in printed
+    model = load(tiny_model)
+    direct = evaluate(model.codec.decode(model.sample_state(24)), test, train=train, protocol="fast")["metrics"]
+    stored = json.loads(figures.read_text())["metrics"]
+    for name in ("validity", "validity_without_correction", "connectivity", "uniqueness"):
+        assert stored[name]["value"] == pytest.approx(direct[name]["value"]), name
+    assert 0 < stored["connectivity"]["value"] < 1  # the untrained model makes both kinds
+
+
+@pytest.mark.parametrize("name", ["none.smi", "none.csv"])
+def test_a_run_without_a_single_molecule_scores_zero(command, sets, tmp_path, name):
+    from sciflow.writers import write_objects
+
+    train, test = sets
+    write_objects("molecules", tmp_path / name, [None] * 3, {"num": 3})
+    words = ("--reference", test, "--train", train, "--protocol", "fast", "--report", tmp_path / "r.html")
+    code, _, _ = command("evaluate", tmp_path / name, *words, "--out", tmp_path / "m.json")
+    result = json.loads((tmp_path / "m.json").read_text())
+    assert code == 0 and result["samples"] == 3 and result["metrics"]["validity"]["value"] == 0
+
+
 def test_objects_in_python(sets):
     train, test = sets
     result = evaluate(["CC", None], test, train=train, protocol="fast")
@@ -99,6 +131,36 @@ def test_graphs(command, tmp_path):
     assert max(abs(value) for value in result["mmd"].values()) < 1e-12
     assert result["copies_of_train"] == 1.0
     assert evaluate(graphs, tmp_path / "g.npz", train=tmp_path / "g.npz", protocol="spectre")["kernel"] == "tv"
+
+
+def test_graph_objects_in_python(tmp_path):
+    """torch_geometric graphs in a list and networkx graphs are the same samples; None is a sample without a graph."""
+    from sciflow.domains.graphs.files import write_graphs
+    from sciflow.domains.graphs.pyg import to_pyg
+
+    graphs = [nx.cycle_graph(n) for n in range(4, 12)]
+    write_graphs(tmp_path / "g.npz", graphs)
+    options = {"reference": tmp_path / "g.npz", "train": tmp_path / "g.npz"}
+    for objects in (graphs[:4], to_pyg(graphs[:4]), [None, *graphs[:4]]):
+        report = evaluate(objects, **options)
+        assert (report["domain"], report["generated"], report["copies_of_train"]) == ("graphs", 4, 1.0)
+    assert report["skipped"]["samples without a graph"] == 1
+
+
+def test_valid_unique_and_novel_graphs(tmp_path, monkeypatch):
+    """Against the set `grid_like` (sides 10..19): a new lattice, its copy, a broken one, and one without a graph."""
+    from sciflow.domains.graphs.generators import GENERATORS, grid_like
+    from sciflow.writers import write_objects
+
+    monkeypatch.setitem(GENERATORS, "grid_like", lambda: grid_like(10))  # all 100 take seconds
+    lattice, broken = nx.grid_2d_graph(3, 5), nx.grid_2d_graph(4, 5)
+    broken.remove_edge((0, 0), (0, 1))
+    graphs = [nx.convert_node_labels_to_integers(graph) for graph in (lattice, lattice, broken)]
+    write_objects("graphs", tmp_path / "g.npz", [*graphs, None], {})
+    report = evaluate(tmp_path / "g.npz", "grid_like")
+    assert (report["valid"], report["vun"]) == (2 / 4, 1 / 4)
+    printed = " ".join(evaluation_table(report).text().split())
+    assert "valid, unique and novel [%]" in printed and "Left out: 1 samples without a graph." in printed
 
 
 @pytest.mark.parametrize(

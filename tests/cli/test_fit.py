@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -11,9 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import write_config
+from toy import ToyNetwork, processes, write_config
 
+from sciflow.cli.fit import run
+from sciflow.domains.molecules.datamodule import MoleculeData
 from sciflow.model import load
+from sciflow.objectives.cross_entropy import CrossEntropy
+from sciflow.sampling import SamplingPlan
+from sciflow.solvers.ancestral import Ancestral
+from sciflow.training.denoising import Denoising
 
 pytestmark = pytest.mark.slow  # every fit is a process of its own that imports Lightning
 
@@ -58,10 +65,36 @@ def test_own_csv_gives_a_model_that_samples(tmp_path) -> None:
     """A CSV with a SMILES column: vocabulary and sizes are inferred and stored; config and seed are saved."""
     result = fit(tmp_path, "--trainer.max_epochs", "1")
     assert result.returncode == 0, result.stderr
+    assert "12 entries read, 1 skipped" in result.stderr and "C1CC" in result.stderr
     model = load(tmp_path / "run/version_0/checkpoints/last.ckpt")
     assert model.codec.atoms == ["C", "N", "O"] and model.spec["data"]["skipped"] == 1
     assert len(model.sample(4)) == 4
     assert "seed_everything: 3" in (tmp_path / "run/version_0/config.yaml").read_text()
+
+
+def test_validate_and_test_report_the_loss_of_the_averaged_weights(tmp_path, monkeypatch) -> None:
+    """What the commands log equals the loss of the model that `sciflow.load` reads from the checkpoint."""
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)  # a setting of the process
+
+    def main(name: str, *words: str) -> int:
+        return run([name, *command(tmp_path, *words, run=name)[4:]])
+
+    assert main("fit", "--trainer.max_epochs", "3", "--ema.decay", "0.9") == 0
+    last = tmp_path / "fit/version_0/checkpoints/last.ckpt"
+    objectives, plan = {"x": CrossEntropy(), "adj": CrossEntropy()}, SamplingPlan({"x": Ancestral()})
+    training = Denoising(processes(), ToyNetwork(), objectives, plan)
+    training.model = load(last)
+    data = MoleculeData(str(tmp_path / "mine.csv"), batch_size=4, validation=0.1, test=0.1)
+    data.setup("test")
+    for name, stage, loader in (("validate", "val", data.val_dataloader()), ("test", "test", data.test_dataloader())):
+        assert main(name, "--ckpt_path", str(last)) == 0
+        with open(tmp_path / name / "version_0/metrics.csv") as stream:
+            (logged,) = csv.DictReader(stream)
+        (batch,) = loader
+        with torch.no_grad():
+            losses = training.losses(batch, training._noise(f"{stage}/0", batch))
+        for field in ("x", "adj"):
+            assert float(logged[f"{stage}/loss_{field}"]) == pytest.approx(losses[field].mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

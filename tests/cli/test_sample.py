@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import pytest
 import torch
 from toy import toy_model
 
 from sciflow.cli.main import main
+from sciflow.core.errors import UserError
+from sciflow.domains.graphs.files import read_graphs
 from sciflow.model import load
 from sciflow.streaming import Job
+from sciflow.writers import check_ending, write_objects
 
 
 @pytest.fixture
@@ -81,14 +86,43 @@ def test_two_processes_give_the_same_set_as_one(model_file, tmp_path) -> None:
         (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--solver", "Adaptive"], "needs arguments"),
         (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--steps", "0"], "steps must be at least 1"),
         (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--sizes", "9"], "expected numbers from 1 to max_nodes=4"),
-        (["MODEL", "--num", "3", "--out", "/proc/none/a.smi"], "cannot write"),
+        (["MODEL", "--num", "3", "--out", "/proc/none/a.smi"], "cannot be written"),
+        (["MODEL", "--num", "3", "--out", "OUT/folder.smi"], "is a folder, expected the name of a file"),
+        (["MODEL", "--num", "3", "--out", "OUT/a.smi", "--devices", "0"], "--devices must be at least 1"),
     ],
 )
 def test_mistakes_give_one_line_and_exit_code_2(model_file, tmp_path, capsys, words, message) -> None:
     places = {"MODEL": str(model_file)}
+    (tmp_path / "folder.smi").mkdir()
     assert sample(*[places.get(w, w.replace("OUT", str(tmp_path))) for w in words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_sampling(model_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Job, "open", lambda self: pytest.fail("sampling has begun"))
+    (tmp_path / "folder.smi").mkdir()
+    for out in (tmp_path / "folder.smi", "/proc/none/a.smi"):
+        assert sample(model_file, "--num", 3, "--out", out) == 2
+
+
+@pytest.mark.parametrize("ending", ["npz", "json", "g6", "G6"])
+def test_graph_files_that_can_be_written_are_not_refused(tmp_path, ending) -> None:
+    graphs = [nx.cycle_graph(4), None, nx.path_graph(3)]
+    out = tmp_path / f"a.{ending}"
+    check_ending("graphs", out, 3)
+    write_objects("graphs", out, graphs, {"num": 3})
+    assert json.loads(Path(f"{out}.json").read_text()) == {"num": 3, "empty_samples": 1}
+    if ending.islower():
+        assert [len(graph) for graph in read_graphs(out).graphs] == [4, 3]
+
+
+def test_graphml_holds_one_graph() -> None:
+    check_ending("graphs", Path("a.graphml"), 1)
+    with pytest.raises(UserError, match="one graph per file, got 2 for 'a.graphml'; expected one of .npz, .json, .g6"):
+        check_ending("graphs", Path("a.graphml"), 2)
+    with pytest.raises(UserError, match="domain 'crystals' has no file writer"):
+        check_ending("crystals", Path("a.cif"), 1)
 
 
 def test_truncated_model_file(model_file, tmp_path, capsys) -> None:

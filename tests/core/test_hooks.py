@@ -1,4 +1,5 @@
-"""Hooks reach the laws they promise: selection among candidates by the exact soft value samples the tilted law."""
+"""Hooks reach the laws they promise: selection among candidates by the exact soft value samples the tilted law, and
+guidance by the gradient of the exact likelihood samples the posterior."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from sciflow.core import schedules
 from sciflow.core.grids import Uniform
 from sciflow.core.hooks import Hook
 from sciflow.core.noise import Fresh
+from sciflow.core.process import Prediction
 from sciflow.core.sampler import Sampler
-from sciflow.core.state import Layout
+from sciflow.core.state import Layout, State
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.solvers.ancestral import Ancestral
 
@@ -110,3 +112,89 @@ def test_the_statistic_sees_a_wrong_temperature_and_a_forgotten_selection():
     law = expected(1 - 1 / 16)
     assert mean_and_spread_z(guided(16, value=2.0)[:, 0], law) > Z_LIMIT
     assert normal_z(guided(1)[:, 0], *law) > Z_LIMIT
+
+
+class Measurement(Hook):
+    """Guidance by the gradient of log p(y | x_t), taken through the denoiser (DPS, Chung et al. 2023, exact spread).
+
+    For Gaussian data and y = x0 + N(0, noise^2) the likelihood p(y | x_t) IS the normal around E[x0 | x_t] of variance
+    var(x0 | x_t) + noise^2. By Tweedie, E[x0 | x_t, y] = E[x0 | x_t] + sigma^2/alpha grad log p(y | x_t).
+    """
+
+    needs_grad = True
+
+    def __init__(self, y: float, noise: float) -> None:
+        self.y, self.noise = y, noise
+
+    def wrap(self, denoise):
+        def guided(state, clocks):
+            t, oracle = clocks[FIELD], GaussianOracle(PROCESS)
+            alpha, sigma = PROCESS.schedule.alpha(t), PROCESS.schedule.sigma(t)
+            left = oracle.variance * sigma**2 / oracle.law(t)[1]  # var(x0 | x_t)
+            with torch.enable_grad():
+                x = state[FIELD].detach().requires_grad_()
+                pred = denoise(state.put(**{FIELD: x}), clocks)[FIELD]
+                likelihood = -0.5 * (self.y - pred.to("data")) ** 2 / (left + self.noise**2)
+                (gradient,) = torch.autograd.grad(likelihood.sum(), x)
+            value = pred.to("data").detach() + sigma**2 / alpha * gradient
+            return {FIELD: Prediction(value, "data", PROCESS, state[FIELD], t, pred.layout)}
+
+        return guided
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["plain", "called in inference mode"])
+def test_gradient_guidance_samples_the_exact_posterior(outside):
+    """Move by move equal to the run of the oracle of p(x0 | y), which is Gaussian in closed form. No sampling error."""
+    y, noise = 1.2, 0.3
+    plain = GaussianOracle(PROCESS)
+    variance = 1 / (1 / plain.variance + 1 / noise**2)
+    posterior = GaussianOracle(PROCESS, variance * (plain.mean / plain.variance + y / noise**2), variance)
+    with torch.inference_mode(outside):
+        start = batch_state(torch.linspace(-2, 2, 7, dtype=F64)[:, None])
+        assert start[FIELD].is_inference() == outside
+
+        def end(oracle, *hooks):
+            sampler = Sampler({FIELD: PROCESS}, {FIELD: Ancestral()}, GRID, hooks=hooks)
+            return sampler.run(start, oracle, Fresh(3), steps=MOVES)
+
+        guided, expected = end(plain, Measurement(y, noise)), end(posterior)
+        assert torch.allclose(guided.state[FIELD], expected.state[FIELD], atol=1e-10)
+        assert guided.evaluations == MOVES and not guided.state[FIELD].requires_grad
+        assert (end(plain).state[FIELD] - expected.state[FIELD]).abs().min() > 0.1  # the guidance does something
+
+
+class ByGradient(Hook):
+    """Shifts the data prediction by the gradient of its own sum."""
+
+    needs_grad = True
+
+    def wrap(self, denoise):
+        def guided(state, clocks):
+            with torch.enable_grad():
+                x = state["x"].detach().requires_grad_()
+                pred = denoise(state.put(x=x), clocks)["x"]
+                masked = state.layouts["x"].per_sample(pred.to("data")).sum()
+                (gradient,) = torch.autograd.grad(masked, x)
+            return {"x": pred.replace(pred.to("data").detach() + 0.1 * gradient, "data")}
+
+        return guided
+
+
+def test_gradient_hooks_run_on_masked_states_inside_inference_mode():
+    """What Lightning's predict does: the template itself, masks included, was made in inference mode."""
+    process = GaussianProcess(kind="data")
+
+    def denoise(state, clocks):
+        value = state["x"] * 0.5
+        return {"x": Prediction(value, "data", process, state["x"], clocks["x"], state.layouts["x"])}
+
+    def go():
+        layout = Layout(2, mask=torch.tensor([[[1.0], [1.0]], [[1.0], [0.0]]]), sizes=(2, 1))
+        state = State({"x": torch.ones(2, 2, 1)}, {"x": layout})
+        sampler = Sampler({"x": process}, {"x": Ancestral()}, Uniform(), hooks=[ByGradient()])
+        return sampler.run(state, denoise, Fresh(0), steps=3).state["x"]
+
+    plain = go()
+    with torch.inference_mode():
+        inside = go()
+    assert torch.equal(plain, inside)

@@ -10,6 +10,8 @@ a dense edge tensor, and symmetric by construction). Every block does, with a = 
     h_i  +=  MLP(h_i, c)
     e_ij +=  MLP(b_ij, a_i + a_j, sum_k T(b_ik) T(b_kj), c)
 
+Optionally sums over all pairs, sum_ij P(b_ij), are appended to c in every block.
+
 Three choices differ from the dot-product graph transformer (Dwivedi and Bresson 2021, arXiv 2012.09699; Vignac et al.
 2023, arXiv 2209.14734). The attention weights are linear in the edge features, without softmax: they may add up (a node
 can count its valence), and the edge already knows both its ends. The third input of the edge MLP is a product of
@@ -79,9 +81,13 @@ class Pairs:
 class Block(nn.Module):
     """One update of the node features, then of the pair features (formulas in the module docstring)."""
 
-    def __init__(self, node_width: int, edge_width: int, heads: int, triangles: int, clock_width: int) -> None:
+    def __init__(
+        self, node_width: int, edge_width: int, heads: int, triangles: int, clock_width: int, pooled: int
+    ) -> None:
         super().__init__()
         self.heads, self.triangles = heads, triangles
+        self.pool = nn.Linear(edge_width, pooled) if pooled else None
+        clock_width += pooled
         self.node_norm, self.edge_norm, self.mlp_norm = (nn.LayerNorm(w) for w in (node_width, edge_width, node_width))
         self.matrices = nn.Linear(edge_width, heads + triangles)  # W and T
         self.value, self.mix = nn.Linear(node_width, node_width), nn.Linear(node_width, node_width)
@@ -99,6 +105,9 @@ class Block(nn.Module):
     def forward(self, h: Tensor, e: Tensor, clock: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """h (B, N, node_width), e (B, P, edge_width), clock (B, 1, clock_width) -> the new h and e."""
         edges = self.edge_norm(e)
+        if self.pool is not None:  # sums over all pairs, in units of the number of nodes, stand beside the clock
+            counts = (functional.silu(self.pool(edges)) * pairs.pair_mask).sum(1, keepdim=True)
+            clock = torch.cat([clock, counts / pairs.node_mask.sum(1, keepdim=True)], 2)
         weights, factors = pairs.unpack(self.matrices(edges)).split((self.heads, self.triangles), 1)
         values = self.value(self.node_norm(h)).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, width)
         h = h + self.mix((weights @ values).transpose(1, 2).flatten(2))
@@ -126,6 +135,8 @@ class GraphTransformer(nn.Module, Configurable):
         triangles: Edge matrices per block that are squared to see paths of two edges.
         layers: Number of blocks.
         clock_width: Features of the clock code.
+        pooled: Sums over all pairs that every block shows to all nodes and pairs, so that the graph as a whole can be
+            counted (connected parts, rare edges); 0: none.
 
     Raises:
         UserError: `heads` does not divide `node_width`.
@@ -141,12 +152,13 @@ class GraphTransformer(nn.Module, Configurable):
         triangles: int = 16,
         layers: int = 4,
         clock_width: int = 64,
+        pooled: int = 0,
     ) -> None:
         super().__init__()
         if node_width % heads:
             raise UserError(f"got node_width {node_width} and heads {heads}; choose heads that divide node_width")
         self.node_width, self.edge_width, self.clock_width = node_width, edge_width, clock_width
-        self.heads, self.triangles, self.layers = heads, triangles, layers
+        self.heads, self.triangles, self.layers, self.pooled = heads, triangles, layers, pooled
         if edge_classes is not None:
             self.build({"x": node_classes, "adj": edge_classes} if node_classes else {"adj": edge_classes})
 
@@ -176,7 +188,8 @@ class GraphTransformer(nn.Module, Configurable):
         self.node_in, self.node_clock = (nn.Linear(w, node_width) for w in (max(self.node_classes, 1), clock_width))
         self.edge_in, self.edge_ends = nn.Linear(self.edge_classes, edge_width), nn.Linear(node_width, edge_width)
         self.blocks = nn.ModuleList(
-            Block(node_width, edge_width, self.heads, self.triangles, clock_width) for _ in range(self.layers)
+            Block(node_width, edge_width, self.heads, self.triangles, clock_width, self.pooled)
+            for _ in range(self.layers)
         )
         self.node_norm, self.edge_norm = nn.LayerNorm(node_width), nn.LayerNorm(edge_width)
         self.edge_hidden, self.edge_hidden_ends = nn.Linear(edge_width, edge_width), nn.Linear(node_width, edge_width)

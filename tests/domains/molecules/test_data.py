@@ -115,6 +115,7 @@ def test_own_file_is_split_by_distinct_molecule_and_counted(small_file):
     assert (info["read"], info["skipped"], info["duplicates"]) == (84, 1, 40)
     assert (info["charged"], info["with_stereo"], info["several_fragments"], info["with_radicals"]) == (1, 1, 1, 1)
     assert info["train"] + info["validation"] + info["test"] == 84
+    assert (info["shares"], info["seed"]) == ({"validation": 0.1, "test": 0.2}, 3)
     again = molecule_dataset(small_file, validation=0.1, test=0.2, seed=3)
     assert again.test.smiles == split.test.smiles
     assert molecule_dataset(small_file, validation=0.1, test=0.2, seed=4).test.smiles != split.test.smiles
