@@ -8,7 +8,7 @@ counts drawn from the real data set, Gaussian features, symmetric Gaussian adjac
 One call on one thread in `inference_mode`; the sides alternate in the same run. Times are CPU seconds of the calling
 thread, so that other processes on the machine do not count; the ratio of wall times is printed beside them.
 
-    OMP_NUM_THREADS=1 python benchmarks/gdss_network.py [--data ../shared/data/graphs] [--repeats 9]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/gdss_network.py [--data ../shared/data/graphs] [--repeats 9]
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The network is matrix products calibrated to 1 ms and 20 ms; its time is measure
 times, on one thread, which other load on the machine changes little. States: one dense field (128, 16), and a
 molecule-like pair x (128, 9, 4), adj (128, 9, 9, 4), symmetric and masked. The median over the repeats counts.
 
-    OMP_NUM_THREADS=1 python benchmarks/overhead.py [--steps 200] [--repeats 3] [--seed 0]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/overhead.py [--steps 200] [--repeats 3] [--seed 0]
 """
 
 from __future__ import annotations

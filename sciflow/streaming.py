@@ -110,7 +110,13 @@ class Job:
         codec = self.model.codec
         assert codec is not None
         for number, batch in enumerate(self.batches):
-            state = codec.template(batch.sizes).put(**load_file(self.path(number)))
+            try:
+                fields = load_file(self.path(number))
+            except Exception as error:  # safetensors raises several types
+                raise UserError(
+                    f"'{self.path(number)}' is damaged ({error}); delete it and run the command again"
+                ) from None
+            state = codec.template(batch.sizes).put(**fields)
             for i, item in zip(batch.samples, codec.to_objects(state), strict=True):
                 result[i] = item
         return result

@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.out)
     plan = model.sampling.changed(arguments.steps, arguments.solver)
     plan.sampler(model.processes)  # an unfit solver is refused before any work
+    if plan.couples_samples:
+        print("note: this sampler couples the samples of a batch: they depend on --batch-size, not on (seed, i) alone")
     sizes = _sizes(arguments.sizes, arguments.num)
     job = Job(model, arguments.out, arguments.num, arguments.seed, arguments.batch_size, plan, sizes)
     job.open()

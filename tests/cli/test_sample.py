@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import networkx as nx
@@ -19,6 +20,8 @@ from sciflow.domains.graphs.files import read_graphs
 from sciflow.model import load
 from sciflow.streaming import Job
 from sciflow.writers import check_ending, write_objects
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -63,13 +66,39 @@ def test_other_settings_are_not_mixed_into_an_unfinished_run(model_file, tmp_pat
 
 
 @pytest.mark.slow
+def test_run_killed_at_60_percent_resumes_to_the_same_bytes(model_file, tmp_path) -> None:
+    """kill -9 of the real command, restart with the same batch size."""
+    words = [sys.executable, "-m", "sciflow", "sample", model_file, "--num", 400, "--batch-size", 4, "--steps", 40]
+    whole, cut = tmp_path / "whole.smi", tmp_path / "cut.smi"
+    subprocess.run([*map(str, words), "--out", whole], check=True, env=ENVIRONMENT, timeout=240)
+    process = subprocess.Popen([*map(str, words), "--out", cut], env=ENVIRONMENT)
+    parts = Path(f"{cut}.parts")
+    while len(list(parts.glob("batch-*.safetensors"))) < 60:
+        time.sleep(0.005)
+        assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert not cut.exists()
+    subprocess.run([*map(str, words), "--out", cut], check=True, env=ENVIRONMENT, timeout=240)
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_damaged_part_is_named(model_file, tmp_path, capsys) -> None:
+    model = load(model_file)
+    job = Job(model, tmp_path / "a.smi", 8, 0, 4, model.sampling)
+    job.open()
+    job.path(0).write_bytes(b"not a tensor file")
+    assert sample(model_file, "--num", 8, "--out", tmp_path / "a.smi", "--batch-size", 4) == 2
+    assert "batch-00000.safetensors' is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_two_processes_give_the_same_set_as_one(model_file, tmp_path) -> None:
     """Lightning's distributed predict over gloo on two CPU processes."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "OMP_NUM_THREADS": "1"}
     for devices in (1, 2):
         command = [sys.executable, "-m", "sciflow", "sample", model_file, "--num", 30, "--batch-size", 4]
         command += ["--out", tmp_path / f"{devices}.smi", "--devices", devices]
-        subprocess.run(list(map(str, command)), check=True, env=environment, timeout=240)
+        subprocess.run(list(map(str, command)), check=True, env=ENVIRONMENT, timeout=240)
     assert (tmp_path / "1.smi").read_bytes() == (tmp_path / "2.smi").read_bytes()
 
 
@@ -148,3 +177,8 @@ def test_model_files_round_trip(tmp_path) -> None:
 def test_unknown_command(capsys) -> None:
     assert main(["smaple"]) == 2
     assert "unknown command 'smaple'; expected one of: fit" in capsys.readouterr().err
+
+
+def test_samplers_that_couple_a_batch_say_so(model_file, tmp_path, capsys) -> None:
+    assert sample(model_file, "--num", 3, "--out", tmp_path / "a.smi", "--solver", "S4") == 0
+    assert "couples the samples of a batch" in capsys.readouterr().out
