@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.installed-docs
 
-.PHONY: demo test test-all lint types docs bench wheel clean
+.PHONY: demo test test-slow test-all lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)  ## sample, evaluate and design real molecules; writes runs/demo/
@@ -15,6 +15,9 @@ demo: $(STAMP)  ## sample, evaluate and design real molecules; writes runs/demo/
 
 test: $(STAMP)  ## the fast tests (< 5 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## the rest: kill -9 and resume, several processes, long statistics (about 2 minutes)
+	$(BIN)/python -m pytest -m slow
 
 test-all: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest

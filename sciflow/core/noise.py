@@ -116,7 +116,7 @@ class PerSample(Noise):
         return torch.arange(self.samples, self.samples + layout.batch, device=device)
 
 
-AHEAD = 1 << 14  # numbers per evaluation: small fields get those of several moves at once, large ones of one move
+AHEAD = 1 << 16  # numbers per evaluation: small fields get those of several moves at once, large ones of one move
 
 
 class _PhiloxDraws(Draws):
@@ -131,29 +131,26 @@ class _PhiloxDraws(Draws):
 
     def uniform(self, like: Tensor, layout: Layout) -> Tensor:
         dtype = _float_like(like)
-        return self._get("uniform", like, layout, _all_words).to(dtype).clamp_max(1 - torch.finfo(dtype).eps / 2)
+        return self._get(like, layout, _uniforms).clamp_max(1 - torch.finfo(dtype).eps / 2)
 
     def normal(self, like: Tensor, layout: Layout) -> Tensor:
-        return self._get("normal", like, layout, _all_words)
+        return self._get(like, layout, _normals)
 
     def upper_normal(self, like: Tensor, layout: Layout) -> Tensor:
         # the same numbers as `normal`; blocks of four that lie on or below the diagonal are left out
-        return self._get("normal", like, layout, _upper_words)
+        return self._get(like, layout, _upper_normals)
 
-    def _get(self, law: str, like: Tensor, layout: Layout, words: Callable[..., Tensor]) -> Tensor:
+    def _get(self, like: Tensor, layout: Layout, numbers: Callable[..., Tensor]) -> Tensor:
         """Numbers of this draw, from those computed ahead if they are there."""
-        number, self.count = self.count, self.count + 1
-        name = (*self.stream, number, law, words, like.shape, like.dtype, like.device)
+        draw, self.count = self.count, self.count + 1
+        name = (*self.stream, draw, numbers, like.shape, like.dtype, like.device)
         first, values = self.noise.ahead.get(name, (self.move + 1, None))
         if values is None or layout.index is not None or not first <= self.move < first + len(values):
             first, moves = self.move, 1 if layout.index is not None else max(1, AHEAD // max(1, like.numel()))
-            label = "/".join(map(str, (self.noise.seed, *self.stream, number)))
+            key = _key("/".join(map(str, (self.noise.seed, *self.stream, draw))))
             with torch.inference_mode(False), torch.no_grad():  # the numbers may be used in a later run with gradients
                 counters = (torch.arange(first, first + moves, device=like.device) + 1) << 8  # the prior is move -1
-                values = words(_key(label), counters, like, layout, self.noise)
-                # the inverse distribution function acts on each number alone: no bit depends on its place in memory
-                values = torch.special.ndtri(values) if law == "normal" else values
-                values = values.to(_float_like(like))
+                values = numbers(key, counters, like, layout, self.noise).to(_float_like(like))
             if moves > 1:
                 self.noise.ahead[name] = (first, values)
         return values[self.move - first]
@@ -174,22 +171,26 @@ def _blocks(key: tuple[int, int], moves: Tensor, sample: Tensor, row: Tensor, bl
     return _open_interval(torch.stack(philox(counters[0], counters[1], counters[2], counters[3], *key), -1))
 
 
-def _all_words(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
-    """Uniforms for every entry of `like`: (moves, *like.shape)."""
+def _uniforms(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
+    """A uniform for every entry of `like`: (moves, *like.shape)."""
     sample, row, columns = _coordinates(like, layout, noise)
     uniforms = _blocks(key, moves, sample[:, None], row[:, None], torch.arange((columns + 3) // 4, device=like.device))
     return uniforms.reshape(len(moves), len(sample), -1)[:, :, :columns].reshape(len(moves), *like.shape)
 
 
-def _upper_words(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
-    """As `_all_words` above the diagonal of (B, N, N, ...); 1/2 (normal: 0) in blocks that hold nothing else."""
+def _normals(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
+    """As `_uniforms`. The inverse distribution function acts on each number alone, wherever it lies in memory."""
+    return torch.special.ndtri(_uniforms(key, moves, like, layout, noise))
+
+
+def _upper_normals(key: tuple[int, int], moves: Tensor, like: Tensor, layout: Layout, noise: PerSample) -> Tensor:
+    """As `_normals` above the diagonal of (B, N, N, ...); 0 in blocks that hold nothing else."""
     nodes, columns = like.shape[1], math.prod(like.shape[2:])
     row, block = (v.to(like.device) for v in _upper_blocks(nodes, columns))
     sample = noise.indices(layout, like.device)
-    full = torch.full(
-        (len(moves), len(sample), nodes, (columns + 3) // 4, 4), 0.5, dtype=torch.float64, device=like.device
-    )
-    full[:, :, row, block] = _blocks(key, moves, sample[:, None], row, block)
+    normals = torch.special.ndtri(_blocks(key, moves, sample[:, None], row, block)).to(_float_like(like))
+    full = normals.new_zeros(len(moves), len(sample), nodes, (columns + 3) // 4, 4)
+    full[:, :, row, block] = normals
     return full.reshape(len(moves), len(sample), nodes, -1)[..., :columns].reshape(len(moves), *like.shape)
 
 
