@@ -120,7 +120,7 @@ def flow_log_prob(
         state: Data; its only field is the one that `process` noises.
         process: Provides `velocity` and `prior`.
         denoise: The denoiser.
-        noise: For Hutchinson probes; the same probes are used at all clocks of one call.
+        noise: For Hutchinson probes; with `PerSample` noise the same probes serve at all clocks of one call.
         steps: Runge-Kutta steps.
         start: Smallest clock.
         divergence: Exact by default.
@@ -134,6 +134,7 @@ def flow_log_prob(
             f"the flow likelihood needs one field and a process with a velocity and a prior; got fields "
             f"{sorted(state.fields)} and {type(process).__name__}"
         )
+    state = _prepared(state, denoise)
     (name,), layout = state.fields, next(iter(state.layouts.values()))
     divergence = divergence if divergence is not None else ExactDivergence()
 
@@ -189,6 +190,7 @@ def variational_bound(
         if missing:
             lacks = ", ".join(sorted(missing))
             raise UserError(f"field '{name}': {type(p).__name__} has no {lacks}, which the bound needs")
+    state = _prepared(state, denoise)
     moves = [Move(i, t, s) for i, (t, s) in enumerate(grid.moves(steps))]
     total = torch.zeros(state.batch, dtype=torch.float64)
     with torch.no_grad():
@@ -217,3 +219,9 @@ def variational_bound(
             if type(far) is type(prior):  # a point-mass prior is reached exactly at t = 1
                 total = total - far.kl(prior)
         return total
+
+
+def _prepared(state: State, denoise: Denoise) -> State:
+    """The state with what the denoiser computes once, as the sampler and training do."""
+    prepare = getattr(denoise, "prepare", None)
+    return state if prepare is None else prepare(state)

@@ -248,3 +248,25 @@ def test_bound_names_what_a_process_lacks():
     state = State({"x": torch.zeros(1, dtype=torch.long)}, {"x": Layout(1)})
     with pytest.raises(UserError, match="Jump has no marginal, posterior, prior, reconstruction"):
         variational_bound(state, {"x": Jump(3)}, lambda s, c: {}, Fresh(0), grid=Uniform(), steps=2)
+
+
+def test_likelihoods_prepare_the_state_once():
+    """A denoiser that needs its `prepare` (anchors, encoded conditions) works as in the sampler."""
+    process = GaussianProcess(VP(), kind="data")
+
+    class Prepared:
+        calls = 0
+
+        def prepare(self, state):
+            self.calls += 1
+            return state.condition(mean=torch.full((2, 1), 0.7, dtype=torch.float64))
+
+        def __call__(self, state, clocks):
+            value = state.cond["mean"].expand_as(state["x"])
+            return {"x": Prediction(value, "data", process, state["x"], clocks["x"], state.layouts["x"])}
+
+    state = State({"x": torch.zeros(2, 1, dtype=torch.float64)}, {"x": Layout(2)})
+    denoise = Prepared()
+    assert flow_log_prob(state, process, denoise, Fresh(0), steps=4, start=0.1).shape == (2,)
+    assert variational_bound(state, {"x": process}, denoise, Fresh(0), grid=Uniform(), steps=4).shape == (2,)
+    assert denoise.calls == 2
