@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,6 +148,8 @@ def test_table_shows_both_kinds_of_pairs():
     table = matrix_table()
     assert len(table.splitlines()) == len(PROCESSES) + 2
     assert table.count("yes") == len(ALLOWED) and len(FORBIDDEN) > 20
+    page = Path(__file__).resolve().parents[2] / "docs" / "concepts.md"
+    assert table.strip() in page.read_text(), f"{page} shows an old table; paste matrix_table() into it"
 
 
 @pytest.mark.parametrize("name, cls", FORBIDDEN, ids=label)
