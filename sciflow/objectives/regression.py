@@ -25,27 +25,30 @@ class Regression(Objective):
     def __init__(self, kind: str = "noise", per_entry: bool = True) -> None:
         self.kind, self.per_entry = kind, per_entry
 
+    def weight(self, pred: Prediction) -> Tensor:
+        """Weight of the squared errors, broadcastable to the field."""
+        return pred.x.new_ones(())
+
     def __call__(self, pred: Prediction, example: Example) -> Tensor:
         """(B,) losses."""
         process, layout, x = pred.process, pred.layout, pred.x
         target = process.from_data(example.x0, self.kind, x, pred.t, layout)
         space = process.space
-        error = space.reduce(space.diff(target, pred.to(self.kind)) ** 2, layout)  # type: ignore[union-attr, operator]
+        error = space.diff(target, pred.to(self.kind)) ** 2  # type: ignore[union-attr, operator]
+        error = space.reduce(self.weight(pred) * error, layout)  # type: ignore[union-attr, operator]
         return error / space.dim(x, layout).clamp_min(1) if self.per_entry else error  # type: ignore[union-attr, operator]
 
 
-class LikelihoodWeighted(Objective):
-    """Score matching weighted with g(t)^2, which bounds the likelihood (Song et al. 2021, "Maximum likelihood
-    training").
+class LikelihoodWeighted(Regression):
+    """Score matching weighted with g(t)^2, which bounds the likelihood (Song, Durkan, Murray & Ermon 2021).
 
     Args:
         per_entry: As in `Regression`.
     """
 
     def __init__(self, per_entry: bool = True) -> None:
-        self.regression = Regression("score", per_entry)
+        super().__init__("score", per_entry)
 
-    def __call__(self, pred: Prediction, example: Example) -> Tensor:
-        """(B,) losses g^2 |score error|^2."""
-        g2 = pred.process.schedule.g2(pred.t)  # type: ignore[union-attr, operator]
-        return g2 * self.regression(pred, example)
+    def weight(self, pred: Prediction) -> Tensor:
+        """g^2."""
+        return pred.process.score_step(pred.t, pred.layout, pred.x)[1]  # type: ignore[operator]

@@ -22,6 +22,7 @@ from sciflow.core.state import Layout, State
 from sciflow.objectives.cross_entropy import CrossEntropy
 from sciflow.objectives.interpolant import InterpolantMatching
 from sciflow.objectives.regression import LikelihoodWeighted, Regression
+from sciflow.processes.anchored import Anchored
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.processes.interpolant import StochasticInterpolant
 from sciflow.processes.masked import Masked
@@ -199,3 +200,16 @@ def test_interpolant_matching_is_minimal_at_the_conditional_means():
         assert (weight * scaled).sum() > total + 1e-3
     with pytest.raises(ValueError, match="needs the prior end"):
         InterpolantMatching()(Prediction(truth, "interpolant", process, x, t, layout), example(x0))
+
+
+def test_likelihood_weight_knows_anchors():
+    """An anchored process has the g^2 of its base: the loss of a shifted problem is that of the plain one."""
+    base = GaussianProcess(VP(), kind="data")
+    x0, x, t = torch.randn(4, 3), torch.randn(4, 3), torch.full((4,), 0.4)
+    losses = []
+    for process, anchor in ((base, None), (Anchored(base), torch.full((4, 3), 2.0))):
+        shift, layout = (0.0 if anchor is None else anchor), Layout(4, anchor=anchor)
+        pred = Prediction(x0 * 0.5 + shift, "data", process, x + shift, t, layout)
+        state = State({"x": x + shift}, {"x": layout})
+        losses.append(LikelihoodWeighted()(pred, Example("x", x0 + shift, state, lambda state, clocks: {})))
+    torch.testing.assert_close(*losses)
