@@ -45,9 +45,8 @@ def main() -> None:
         figures = f"{100 * valid:.1f} | {100 * unique:.1f} | {nspdk:.5f} | {fcd:.2f} | {milliseconds:.1f}"
         print(f"| {solver} | {steps} | {figures} |", flush=True)
     floors = [found[name].get("floor", float("nan")) for name in FIGURES]
-    print(
-        f"| training molecules | - | {100 * floors[0]:.1f} | {100 * floors[1]:.1f} | {floors[2]:.5f} | {floors[3]:.2f} | - |"
-    )
+    shown = f"{100 * floors[0]:.1f} | {100 * floors[1]:.1f} | {floors[2]:.5f} | {floors[3]:.2f}"
+    print(f"| training molecules | - | {shown} | - |")
 
 
 if __name__ == "__main__":
