@@ -76,14 +76,15 @@ class Job:
         except OSError as error:
             raise UserError(f"cannot write to '{self.out.parent}': {error.strerror}; choose another --out") from error
         note = self.parts / "run.json"
-        if note.exists():
-            if json.loads(note.read_text()).get("fingerprint") != self.fingerprint:
-                raise UserError(
-                    f"'{self.parts}' holds an unfinished run with other settings (model, seed, num, batch size, steps "
-                    "or solver); repeat that command, choose another --out, or delete the folder"
-                )
-            return
-        write_text(note, json.dumps({**self.settings, "fingerprint": self.fingerprint}, indent=1))
+        text = json.dumps({**self.settings, "fingerprint": self.fingerprint}, indent=1)
+        begun = any(self.parts.glob("batch-*.safetensors"))  # a run that failed before its first batch binds nobody
+        if begun and (not note.exists() or note.read_text() != text):
+            raise UserError(
+                f"'{self.parts}' holds an unfinished run with other settings (model, seed, num, batch size, steps "
+                "or solver); repeat that command, choose another --out, or delete the folder"
+            )
+        if not begun:
+            write_text(note, text)
 
     def path(self, number: int) -> Path:
         """File of one batch."""

@@ -3,7 +3,7 @@
 x0 = encode(batch);  t ~ time law, one clock per sample shared by its fields;  x_t ~ marginal(x0, t[, x1]);
 loss = mean over samples of sum over fields of weight * objective(prediction, x0).
 
-All random numbers of a step come from a generator seeded with (seed, step, rank): a resumed run repeats them exactly.
+All random numbers of a step come from a generator seeded with (seed, rank, epoch, batch): a resumed run repeats them.
 """
 
 from __future__ import annotations

@@ -65,6 +65,14 @@ def test_other_settings_are_not_mixed_into_an_unfinished_run(model_file, tmp_pat
     assert job.path(0).exists()
 
 
+def test_a_run_that_failed_before_its_first_batch_blocks_nothing(model_file, tmp_path, capsys) -> None:
+    """A mistaken --sizes leaves settings behind but no work; the corrected command must run."""
+    out = tmp_path / "a.smi"
+    assert sample(model_file, "--num", 3, "--out", out, "--sizes", 9) == 2
+    assert sample(model_file, "--num", 3, "--out", out, "--sizes", 3) == 0
+    assert out.exists() and not Path(f"{out}.parts").exists()
+
+
 @pytest.mark.slow
 def test_run_killed_at_60_percent_resumes_to_the_same_bytes(model_file, tmp_path) -> None:
     """kill -9 of the real command, restart with the same batch size."""
