@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import sciflow
-from sciflow.core.codec import Codec, draw_sizes
+from sciflow.core.codec import Codec, batches_by_size, draw_sizes
 from sciflow.core.config import from_config, to_config
 from sciflow.core.denoiser import Denoiser
 from sciflow.core.errors import UserError
@@ -176,25 +176,6 @@ class Model(nn.Module):
             for i, item in zip(batch.samples, self.codec.to_objects(state), strict=True):  # type: ignore[union-attr]
                 objects[i] = item
         return objects
-
-
-class Batch(NamedTuple):
-    """Samples that are generated together.
-
-    Attributes:
-        samples: Global indices.
-        sizes: Numbers of nodes.
-    """
-
-    samples: list[int]
-    sizes: list[int]
-
-
-def batches_by_size(sizes: Sequence[int], batch_size: int) -> list[Batch]:
-    """Batches of samples of similar size, so that little is padded. Samples do not depend on their batch-mates."""
-    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
-    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [Batch(chunk, [sizes[i] for i in chunk]) for chunk in chunks]
 
 
 def load(source: str | Path) -> Model:

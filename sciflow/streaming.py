@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 import sciflow
+from sciflow.core.codec import Batch, batches_by_size
 from sciflow.core.config import to_config
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing, write_text
-from sciflow.model import Batch, Model, batches_by_size
+from sciflow.model import Model
 from sciflow.sampling import SamplingPlan
 
 

@@ -81,8 +81,8 @@ def sample(model: Any, num: int, seed: int, batch_size: int = 64) -> list[Any]:
     import torch
 
     from sciflow.cli.bars import stage_bars
+    from sciflow.core.codec import batches_by_size
     from sciflow.core.errors import UserError
-    from sciflow.model import batches_by_size
 
     if num < 1 or not hasattr(model.codec, "decode"):
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,3 +44,22 @@ def draw_sizes(histogram: Mapping[str, int], seed: int, samples: Tensor) -> list
     u = PerSample(seed, samples).at("size", PRIOR).uniform(torch.empty(len(samples), dtype=torch.float64), layout)
     chosen = torch.searchsorted((weights / weights.sum()).cumsum(0), u, right=True).clamp_max(len(sizes) - 1)
     return [sizes[i] for i in chosen.tolist()]
+
+
+class Batch(NamedTuple):
+    """Samples that are generated together.
+
+    Attributes:
+        samples: Positions in the list of sizes; global indices if that starts with sample 0.
+        sizes: Numbers of nodes.
+    """
+
+    samples: list[int]
+    sizes: list[int]
+
+
+def batches_by_size(sizes: Sequence[int], batch_size: int) -> list[Batch]:
+    """Batches of samples of similar size, so that little is padded. Samples do not depend on their batch-mates."""
+    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
+    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [Batch(chunk, [sizes[i] for i in chunk]) for chunk in chunks]

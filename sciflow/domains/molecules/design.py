@@ -17,6 +17,7 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
+from sciflow.core.codec import batches_by_size
 from sciflow.core.errors import UserError
 from sciflow.core.hooks import Denoise, Hook
 from sciflow.core.state import State
@@ -164,14 +165,13 @@ class _Runner:
         hooks: list[Hook] = [] if guide is None else [guide(value)]
         rows = max(hook.candidates for hook in [meter, *hooks])
         self.guidance = type(hooks[0]).__name__.lower() if hooks else self.guidance
-        sizes = self.model.sizes(torch.arange(samples.stop), self.seed)
-        order = sorted(samples, key=lambda i: (sizes[i], i))  # similar sizes together: little padding
+        sizes = self.model.sizes(torch.tensor(samples), self.seed)
         records: dict[int, DecodedMolecule] = {}
-        chunk, finished = max(self.batch_size // rows, 1), 0
-        for first in range(0, len(order), chunk):
-            batch = order[first : first + chunk]
+        finished = 0
+        for positions, batch_sizes in batches_by_size(sizes, max(self.batch_size // rows, 1)):
+            batch = [samples[i] for i in positions]
             state = self.model.generate(
-                torch.tensor(batch), self.seed, sizes=[sizes[i] for i in batch], plan=self.plan, hooks=[*hooks, meter]
+                torch.tensor(batch), self.seed, sizes=batch_sizes, plan=self.plan, hooks=[*hooks, meter]
             )
             records.update(zip(batch, self.model.codec.decode(state), strict=True))
             finished += len(batch)
