@@ -25,6 +25,8 @@ from sciflow.core.files import replacing
 from sciflow.core.hooks import Hook
 from sciflow.core.noise import PerSample
 from sciflow.core.process import Process
+from sciflow.core.row_cache import RowCache
+from sciflow.core.spaces import Discrete
 from sciflow.core.state import State
 from sciflow.sampling import SamplingPlan
 
@@ -103,6 +105,7 @@ class Model(nn.Module):
         sizes: Sequence[int] | None = None,
         plan: SamplingPlan | None = None,
         hooks: Iterable[Hook] = (),
+        template: State | None = None,
     ) -> State:
         """The samples with these global indices as one batch. Sample i depends on (seed, i) only.
 
@@ -112,17 +115,27 @@ class Model(nn.Module):
             sizes: Numbers of nodes; None draws them from the training histogram.
             plan: Another sampling plan.
             hooks: Guidance.
+            template: State with the layouts and conditions of the samples, in place of `sizes`. Its condition "fixed",
+                (B, L) int64 and -1 where free, gives tokens that are known from the start.
         """
         if self.codec is None:
             raise UserError("this model has no codec: it was saved before it saw data")
         plan = plan if plan is not None else self.sampling
         device = next(self.denoiser.parameters()).device
         noise = PerSample(seed, samples.to(device))
-        template = self.codec.template(sizes if sizes is not None else self.sizes(samples, seed)).to(device)
+        if template is None:
+            template = self.codec.template(sizes if sizes is not None else self.sizes(samples, seed))
+        template = template.to(device)
+        tokens = [name for name, process in self.processes.items() if isinstance(process.space, Discrete)]
+        if tokens:  # moves leave most rows as they were
+            hooks = [RowCache(getattr(self.denoiser.network, "clock_free", False)), *hooks]
         sampler = plan.sampler(self.processes, hooks)
         training, _ = self.denoiser.training, self.denoiser.eval()
         try:
             state = sampler.prior(template, noise)
+            if "fixed" in state.cond:
+                fixed = state.cond["fixed"]
+                state = state.put(**{name: torch.where(fixed < 0, state[name], fixed) for name in tokens})
             return sampler.run(state, self.denoiser, noise, steps=plan.steps, final=plan.final).state  # type: ignore[arg-type]
         finally:
             self.denoiser.train(training)

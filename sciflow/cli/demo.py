@@ -122,6 +122,7 @@ def design(model: Any, reward: Any, arguments: argparse.Namespace) -> Any:
     """A small guided run with its best-of-N."""
     from sciflow.cli.bars import stage_bars
     from sciflow.cli.design import training_smiles
+    from sciflow.core.values import PosteriorMean
     from sciflow.domains.molecules.design import design_molecules
     from sciflow.guidance.svdd import SVDD
 
@@ -130,7 +131,7 @@ def design(model: Any, reward: Any, arguments: argparse.Namespace) -> Any:
             model,
             reward,
             arguments.designs,
-            lambda value: SVDD(value, CANDIDATES, ALPHA),
+            lambda reward: SVDD(PosteriorMean(reward), CANDIDATES, ALPHA),
             seed=arguments.seed,
             train=training_smiles(model),
             progress=progress,

@@ -88,11 +88,12 @@ def design(model: Any, reward: Any, arguments: argparse.Namespace) -> Any:
     import torch
 
     from sciflow.cli.bars import stage_bars
+    from sciflow.core.values import PosteriorMean, Reward
     from sciflow.domains.molecules.design import design_molecules
-    from sciflow.guidance.svdd import SVDD, Value
+    from sciflow.guidance.svdd import SVDD
 
-    def guide(value: Value) -> SVDD:
-        return SVDD(value, arguments.candidates, arguments.alpha, arguments.start, arguments.every)
+    def guide(reward: Reward) -> SVDD:
+        return SVDD(PosteriorMean(reward), arguments.candidates, arguments.alpha, arguments.start, arguments.every)
 
     guided = arguments.guidance == "svdd"
     plan = model.sampling.changed(arguments.steps, arguments.solver)

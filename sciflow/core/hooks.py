@@ -1,12 +1,13 @@
 """Hooks: guidance and control of a sampling run. All methods do nothing by default.
 
-A hook may wrap the predictions (`wrap`), choose among candidate draws (`select`) and edit the state after a move
-(`after`). Memory that belongs to one run is set up in `prepare`.
+A hook may wrap the predictions (`wrap`), change the kernel that is drawn from (`propose`), choose among candidate draws
+(`select`) and edit the state after a move (`after`). Memory that belongs to one run is set up in `prepare`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -18,6 +19,23 @@ from sciflow.core.process import Prediction
 from sciflow.core.state import State
 
 Denoise = Callable[[State, Mapping[str, Tensor]], dict[str, Prediction]]
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """One move as hooks see it.
+
+    Attributes:
+        before: The state at clock `move.t`, all fields.
+        move: The move.
+        denoise: The denoiser as all hooks have wrapped it.
+        noise: Source of further random numbers; take them under a name of the hook's own.
+    """
+
+    before: State
+    move: Move
+    denoise: Denoise
+    noise: Noise
 
 
 class Hook(Configurable):
@@ -33,20 +51,27 @@ class Hook(Configurable):
     needs_grad: ClassVar[bool] = False
 
     def prepare(self, state: State) -> None:
-        """Called once before the first move."""
+        """Called once before the first move, with the state as it was given (before `Denoiser.prepare`)."""
 
     def wrap(self, denoise: Denoise) -> Denoise:
         """A new denoise callable around the old one: classifier-free guidance, forward models, superposition."""
         return denoise
 
+    def propose(self, field: str, kernel: Kernel, transition: Transition) -> Kernel:
+        """The kernel to draw the field's next value from, made from the solver's."""
+        return kernel
+
     def selects(self, move: Move) -> bool:
         """Whether candidates are drawn for this move. Never asked where the mean replaces the last draw."""
         return True
 
-    def select(self, options: Sequence[State], move: Move, denoise: Denoise, noise: Noise) -> State:
-        """One state made from `candidates` options (draws of the same kernels) after `move`: SVDD, SMC, best of n."""
+    def select(self, options: Sequence[State], transition: Transition) -> State:
+        """One state made from `candidates` options, draws of the same kernels: SVDD, best of n."""
         return options[0]
 
-    def after(self, state: State, kernels: Mapping[str, Kernel], move: Move) -> State:
-        """The state to go on with: in-painting, constraints, accumulators of log-probabilities."""
+    def after(self, state: State, kernels: Mapping[str, Kernel], transition: Transition) -> State:
+        """The state to go on with: in-painting, constraints, resampling, accumulators of log-probabilities.
+
+        `kernels` are those that were drawn from.
+        """
         return state

@@ -43,6 +43,10 @@ class Kernel(ABC):
             f"no KL from {type(self).__name__} to {type(other).__name__}; both must be Gaussian or both categorical"
         )
 
+    def tilt(self, gradient: Tensor) -> Kernel:
+        """The kernel times exp(<gradient, x>), normalised: one step of first-order guidance."""
+        raise TypeError(f"{type(self).__name__} cannot be tilted; use a stochastic solver such as Ancestral")
+
 
 @dataclass(frozen=True, eq=False)
 class Dirac(Kernel):
@@ -99,6 +103,11 @@ class Gaussian(Kernel):
         spread = torch.log(s2 / s1) + 0.5 * (s1 / s2) ** 2 - 0.5
         return self._per_dim(spread) + 0.5 * self.space.reduce(shift**2, self.layout)
 
+    def tilt(self, gradient: Tensor) -> Gaussian:
+        """N(mean + std^2 gradient, std^2); `gradient` (rows, ...) as from automatic differentiation."""
+        shift = self.space.gradient(gradient, self.layout)
+        return Gaussian(self.space.add(self.location, self.std**2 * shift), self.std, self.space, self.layout)
+
     def _per_dim(self, entries: Tensor) -> Tensor:
         """Sum of a per-coordinate quantity over the FREE coordinates (fewer than the entries for ZeroCoM)."""
         full = entries.expand_as(self.location)
@@ -136,6 +145,11 @@ class Categorical(Kernel):
             return super().kl(other)
         terms = torch.special.xlogy(self.probs, self.probs) - torch.special.xlogy(self.probs, other.probs)
         return self.layout.per_sample(terms.sum(-1))
+
+    def tilt(self, gradient: Tensor) -> Categorical:
+        """Probabilities in proportion to p_k exp(gradient_k); `gradient` (rows, ..., K)."""
+        tilted = (self.probs.log() + gradient.to(self.probs)).softmax(-1)  # impossible states stay so: log 0 = -inf
+        return Categorical(tilted, self.layout)
 
 
 @dataclass(frozen=True, eq=False)

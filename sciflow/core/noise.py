@@ -358,3 +358,41 @@ class _Mapped(Draws):
 
     def uniform(self, like: Tensor, layout: Layout) -> Tensor:
         return self.function(self.draws.uniform(like, layout))
+
+
+class Repeated(Noise):
+    """Noise for `copies` copies of a batch, copy after copy: each copy gets the draws that it would get alone.
+
+    Args:
+        noise: Noise of the batch itself.
+        copies: Number of copies, as of `State.repeat`.
+        first: Number of the first copy, so that two sets of copies do not share draws.
+    """
+
+    def __init__(self, noise: Noise, copies: int, first: int = 0) -> None:
+        self.noise, self.copies, self.first = noise, copies, first
+
+    def at(self, field: str, move: Move, copy: int = 0) -> Draws:
+        """Draws of all copies; copy c of the batch takes number copy * copies + c of the noise."""
+        numbers = (self.first + copy * self.copies + c for c in range(self.copies))
+        return _RepeatedDraws([self.noise.at(field, move, number) for number in numbers])
+
+
+class _RepeatedDraws(Draws):
+    def __init__(self, parts: Sequence[Draws]) -> None:
+        self.parts = parts
+
+    def normal(self, like: Tensor, layout: Layout) -> Tensor:
+        return torch.cat([one.normal(*part) for one, part in zip(self.parts, self._parts(like, layout))])
+
+    def uniform(self, like: Tensor, layout: Layout) -> Tensor:
+        return torch.cat([one.uniform(*part) for one, part in zip(self.parts, self._parts(like, layout))])
+
+    def _parts(self, like: Tensor, layout: Layout) -> list[tuple[Tensor, Layout]]:
+        """Field and layout of each copy."""
+        count = len(self.parts)
+        rows, batch = len(like) // count, layout.batch // count
+        index = None if layout.index is None else layout.index[:rows]
+        sizes = None if layout.sizes is None else layout.sizes[:batch]
+        mask = None if layout.mask is None else layout.mask[: len(layout.mask) // count]
+        return [(part, Layout(batch, index, mask, sizes)) for part in like.split(rows)]

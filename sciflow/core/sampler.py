@@ -7,7 +7,7 @@ ONE network call answers them all, and when a solver returns its kernel the new 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sciflow.core.errors import UserError
 from sciflow.core.grids import Grid
-from sciflow.core.hooks import Denoise, Hook
+from sciflow.core.hooks import Denoise, Hook, Transition
 from sciflow.core.kernels import Kernel
 from sciflow.core.noise import PRIOR, Move, Noise
 from sciflow.core.process import Prediction, Process
@@ -124,10 +124,10 @@ class Sampler:
             if graph:  # tensors made in inference mode cannot enter a graph; Lightning's predict runs in that mode
                 state = state.map(lambda value: value.clone() if value.is_inference() else value)
             clocks = torch.tensor([(m.t, m.s) for m in moves], dtype=torch.float64)  # on the host: no sync, no kernels
-            prepare = getattr(denoiser, "prepare", None)
-            state = state if prepare is None else prepare(state)
             for hook in self.hooks:
                 hook.prepare(state)
+            prepare = getattr(denoiser, "prepare", None)
+            state = state if prepare is None else prepare(state)
             path = [state] if record else []
             for move, (t, s) in zip(moves, clocks.unbind(), strict=True):
                 grad = move.index >= len(moves) - grad_last
@@ -151,8 +151,11 @@ class Sampler:
     ) -> State:
         for phase in range(1, self.n_correct + 1 if self.correct else 1):
             corrector = move._replace(s=move.t, phase=phase)
-            state, _ = self._stage(self.correct, state, corrector, t, t, denoise, noise, {})
-        state, kernels = self._stage(self.solvers, state, move, t, s, denoise, noise, memory)
+            state, _ = self._stage(self.correct, state, corrector, t, t, denoise, noise, {}, _as_it_is)
+        transition = Transition(state, move, denoise, noise)
+        state, kernels = self._stage(
+            self.solvers, state, move, t, s, denoise, noise, memory, self._proposals(transition)
+        )
         if mean:  # before the hooks: what they impose (in-painting, constraints) holds for the mean too
             state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
         copies = 0
@@ -164,9 +167,19 @@ class Sampler:
                     copies += 1
                     draws = {name: kernel.sample(noise.at(name, move, copies)) for name, kernel in kernels.items()}
                     others.append(state.put(**draws))
-                state = hook.select([state, *others], move, denoise, noise)
-            state = hook.after(state, kernels, move)
+                state = hook.select([state, *others], transition)
+            state = hook.after(state, kernels, transition)
         return state
+
+    def _proposals(self, transition: Transition) -> Callable[[str, Kernel], Kernel]:
+        """What the hooks, in order, make of a solver's kernel."""
+
+        def propose(name: str, kernel: Kernel) -> Kernel:
+            for hook in self.hooks:
+                kernel = hook.propose(name, kernel, transition)
+            return kernel
+
+        return propose
 
     def _stage(
         self,
@@ -178,8 +191,9 @@ class Sampler:
         denoise: Denoise,
         noise: Noise,
         memory: dict[str, Memory],
+        propose: Callable[[str, Kernel], Kernel],
     ) -> tuple[State, dict[str, Kernel]]:
-        """Run one coroutine per field to its end, all fields in lock-step."""
+        """Run one coroutine per field to its end, all fields in lock-step; draw from what `propose` makes of its kernel."""
         draws = {name: noise.at(name, move) for name in solvers}
         live = {
             name: solver.step(
@@ -196,7 +210,8 @@ class Sampler:
                 try:
                     queries[name] = live[name].send(inbox[name])
                 except StopIteration as done:
-                    kernels[name], memory[name] = done.value
+                    kernel, memory[name] = done.value
+                    kernels[name] = propose(name, kernel)
                     del live[name]
                     state = state.put(**{name: kernels[name].sample(draws[name])})
                     clocks[name] = s
@@ -205,6 +220,11 @@ class Sampler:
                 clocks |= {name: query.t for name, query in queries.items()}
                 inbox = dict(denoise(state, clocks))
         return state, kernels
+
+
+def _as_it_is(name: str, kernel: Kernel) -> Kernel:
+    """Correctors are not guided: they keep the law at their clock."""
+    return kernel
 
 
 class _Counted:

@@ -36,6 +36,10 @@ class Euclidean(Configurable):
         """Standard normal of the space, shaped like `like`."""
         return self.project(draws.normal(like, layout), layout)
 
+    def gradient(self, derivative: Tensor, layout: Layout) -> Tensor:
+        """Tangent vector of steepest ascent from the derivative with respect to the entries (automatic differentiation)."""
+        return Euclidean.project(self, derivative, layout)
+
     def reduce(self, entries: Tensor, layout: Layout) -> Tensor:
         """Sum over the free coordinates of each sample, every one counted once: (B,)."""
         return layout.per_sample(entries)
@@ -66,6 +70,10 @@ class ZeroCoM(Euclidean):
         total = x.new_zeros(layout.batch, *frame_mean.shape[1:]).index_add(0, layout.index, frame_mean)
         count = x.new_zeros(layout.batch).index_add(0, layout.index, x.new_ones(x.shape[0]))
         return x - layout.rows(1 / count, total[layout.index]) * total[layout.index]
+
+    def gradient(self, derivative: Tensor, layout: Layout) -> Tensor:
+        """Without its component along the centre of mass."""
+        return self.project(derivative, layout)
 
     def dim(self, like: Tensor, layout: Layout) -> Tensor:
         """n d - d: the centre of mass is not free."""
@@ -119,6 +127,10 @@ class SymmetricMatrix(Euclidean):
     def noise(self, like: Tensor, layout: Layout, draws: Draws) -> Tensor:
         """One standard normal per pair."""
         return self.project(draws.upper_normal(like, layout), layout)
+
+    def gradient(self, derivative: Tensor, layout: Layout) -> Tensor:
+        """A pair is one coordinate stored twice: both entries contribute."""
+        return self.project(derivative + derivative.transpose(1, 2), layout)
 
     def reduce(self, entries: Tensor, layout: Layout) -> Tensor:
         """Sum over pairs i < j."""

@@ -5,32 +5,30 @@ candidates from the SAME kernel p(x_s | x_t); one of them goes on, chosen per sa
 
     w_m ~ exp(v_s(x^m)/alpha),     v_s(x) = alpha log E[exp(r(x0)/alpha) | x_s = x].
 
-Here v_s is the posterior-mean estimate r(x0hat(x)), x0hat the denoiser's prediction of the clean state (SVDD-PM): one
-further network call on M copies of the batch per move, no training and no gradient of the reward. With the exact soft
-value the law tends to the target as M grows; finite M is biased towards the unguided law. alpha = 0 takes the best.
+v_s comes from a `Value` (`sciflow.core.values`): the posterior-mean estimate (SVDD-PM), sampled completions, or a learned
+network (SVDD-MC). No gradient of the reward is needed. With the exact soft value the law tends to the target as M
+grows; finite M is biased towards the unguided law. alpha = 0 takes the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sciflow.core.errors import UserError
-from sciflow.core.hooks import Denoise, Hook
-from sciflow.core.noise import Move, Noise
-from sciflow.core.process import Prediction
+from sciflow.core.hooks import Hook, Transition
+from sciflow.core.noise import Move, Repeated
 from sciflow.core.state import Layout, State
-
-Value = Callable[[State], Tensor]
+from sciflow.core.values import Value
 
 
 class SVDD(Hook):
-    """Chooses among candidate draws by the value of their predicted clean state.
+    """Chooses among candidate draws by their value.
 
     Args:
-        value: Clean state of any batch size B -> (B,) values in units of the reward; NaN counts as the worst.
+        value: Values of states, e.g. `PosteriorMean(reward)`; NaN counts as the worst.
         candidates: M >= 1 draws per move; 1 is the unguided sampler.
         alpha: Temperature in units of the reward; 0 takes the best candidate, ties by lot.
         start: Acts on moves that begin at a clock <= start. Early predictions say little; 0.5 saves half the cost.
@@ -54,16 +52,17 @@ class SVDD(Hook):
         """Whether it chooses at this move."""
         return move.t <= self.start and move.index % self.every == 0
 
-    def select(self, options: Sequence[State], move: Move, denoise: Denoise, noise: Noise) -> State:
+    def select(self, options: Sequence[State], transition: Transition) -> State:
         """Per sample one of the options; the choice uses `noise.at("svdd", move)`, so it is the same in any batch."""
-        fields = options[0].fields
+        fields, move, noise = options[0].fields, transition.move, transition.noise
         if move.s > 0 and all(_same(options[0][name], options[1][name]) for name in fields):
             raise UserError(
                 "SVDD: all candidates are the same, the solver draws nothing in its last stage; "
                 "choose a stochastic one such as Ancestral or EulerMaruyama"
             )
         copies = options[0].repeat(len(options)).put(**{name: torch.cat([o[name] for o in options]) for name in fields})
-        values = self.value(predicted_clean(copies, move, denoise)).reshape(len(options), options[0].batch)
+        values = self.value(copies, move, transition.denoise, Repeated(noise, len(options)))
+        values = values.reshape(len(options), options[0].batch)
         probabilities = selection_weights(values.double(), self.alpha)
         draws = noise.at("svdd", move).uniform(probabilities[0], Layout(options[0].batch)).to(probabilities)
         chosen = (probabilities.cumsum(0) < draws).sum(0).clamp_max(len(options) - 1)
@@ -86,22 +85,6 @@ def selection_weights(values: Tensor, alpha: float) -> Tensor:
     best = values.amax(0)
     weights = (values == best).to(values) if alpha == 0 else ((values - best) / alpha).exp()
     return weights / weights.sum(0)
-
-
-def predicted_clean(state: State, move: Move, denoise: Denoise) -> State:
-    """The denoiser's prediction of the clean state at the end of a move; the state itself once the clock is 0."""
-    if move.s <= 0:
-        return state
-    clock = torch.tensor(move.s, dtype=torch.float64)
-    predictions = denoise(state, dict.fromkeys(state.fields, clock))
-    return state.put(**{name: _clean(prediction) for name, prediction in predictions.items()})
-
-
-def _clean(prediction: Prediction) -> Tensor:
-    data = prediction.to("data")
-    # token probabilities have one dimension more than the tokens: what is already clean stays, the rest is decoded
-    last = data if data.shape == prediction.x.shape else prediction.x
-    return prediction.process.decode(last, data)
 
 
 def _pick(values: Sequence[Tensor], chosen: Tensor, layout: Layout) -> Tensor:

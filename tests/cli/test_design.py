@@ -16,6 +16,7 @@ from sciflow.cli.design import training_smiles
 from sciflow.domains.molecules.data import molecule_dataset
 from sciflow.domains.molecules.design import design_molecules
 from sciflow.domains.molecules.rewards import Reward, load_reward
+from sciflow.core.values import PosteriorMean
 from sciflow.guidance.svdd import SVDD
 from sciflow.model import load
 
@@ -49,7 +50,7 @@ def test_guided_run_has_a_baseline_of_equal_network_budget(model):
 
     6 designs cost 78 rows, so the baseline has round(78/4) = 20 samples, or 3.33 for each design.
     """
-    result = design_molecules(model, heavy_atoms(), 6, lambda value: SVDD(value, 3, 0.0), seed=1)
+    result = design_molecules(model, heavy_atoms(), 6, lambda reward: SVDD(PosteriorMean(reward), 3, 0.0), seed=1)
     assert result.method == "svdd"
     assert list(result.baselines) == ["unguided", "best_of_3.33"]
     assert result.chosen.network_rows == 6 * 13
@@ -61,14 +62,14 @@ def test_guided_run_has_a_baseline_of_equal_network_budget(model):
 
 def test_guidance_raises_the_reward(model):
     """Greedy choice of the larger molecule at each of 4 moves against none; an untrained network suffices for that."""
-    result = design_molecules(model, heavy_atoms(), 64, lambda value: SVDD(value, 8, 0.0), seed=0)
+    result = design_molecules(model, heavy_atoms(), 64, lambda reward: SVDD(PosteriorMean(reward), 8, 0.0), seed=0)
     assert result.chosen.rewards.mean() > result.baselines["unguided"].rewards.mean()
 
 
 def test_design_does_not_depend_on_the_batch(model):
     def smiles(batch_size):
         result = design_molecules(
-            model, heavy_atoms(), 6, lambda value: SVDD(value, 3, 0.5), seed=2, batch_size=batch_size
+            model, heavy_atoms(), 6, lambda reward: SVDD(PosteriorMean(reward), 3, 0.5), seed=2, batch_size=batch_size
         )
         return [record.smiles for record in result.chosen.records]
 

@@ -35,7 +35,8 @@ class SoftValueSelection(Hook):
     def __init__(self, candidates: int, value: float = 1.0) -> None:
         self.candidates, self.value = candidates, value
 
-    def select(self, options, move, denoise, noise):
+    def select(self, options, transition):
+        move, noise = transition.move, transition.noise
         s = f64(move.s)
         layout = options[0].layouts[FIELD]
         oracle = GaussianOracle(PROCESS)

@@ -209,14 +209,14 @@ class Log(Hook):
 
         return wrapped
 
-    def select(self, options, move, denoise, noise):
+    def select(self, options, transition):
         self.log.append(f"{self.name} select")
         self.options = options
         return options[-1]
 
-    def after(self, state, kernels, move):
+    def after(self, state, kernels, transition):
         self.moves += 1
-        self.log.append(f"{self.name} after {move.index} {sorted(kernels)}")
+        self.log.append(f"{self.name} after {transition.move.index} {sorted(kernels)}")
         return state.put(b=state["b"] + 1) if self.name == "second" else state
 
 
@@ -248,7 +248,7 @@ def test_hooks_have_the_last_word_on_the_final_mean():
     """A constraint imposed after each move (a = 0) holds for the mean too."""
 
     class Zero(Hook):
-        def after(self, state, kernels, move):
+        def after(self, state, kernels, transition):
             return state.put(a=torch.zeros_like(state["a"]))
 
     sampler = Sampler(PAIR, {"a": Ancestral()}, GRID, hooks=[Zero()])

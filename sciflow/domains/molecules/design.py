@@ -19,14 +19,13 @@ from torch import Tensor
 
 from sciflow.core.codec import batches_by_size
 from sciflow.core.errors import UserError
-from sciflow.core.hooks import Denoise, Hook
+from sciflow.core.hooks import Denoise, Hook, Transition
 from sciflow.core.state import State
 from sciflow.domains.molecules.decode import DecodedMolecule
 from sciflow.domains.molecules.metrics import PROPERTIES
 from sciflow.domains.molecules.rewards import Reward
 
-Value = Callable[[State], Tensor]
-Guide = Callable[[Value], Hook]
+Guide = Callable[[Callable[[State], Tensor]], Hook]
 Progress = Callable[[str, float], None]
 
 
@@ -105,8 +104,8 @@ def design_molecules(
         model: `sciflow.Model` of the molecule domain.
         reward: See `load_reward`.
         num: Number of designs.
-        guide: Makes the guidance from a value function (State of predicted clean molecules -> (B,) rewards), e.g.
-            ``lambda value: SVDD(value, candidates=8, alpha=0.02)``; None: best of `candidates` samples per design.
+        guide: Makes the guidance from a reward of states (clean molecules -> (B,)), e.g.
+            ``lambda reward: SVDD(PosteriorMean(reward), candidates=8, alpha=0.02)``; None: best of `candidates` samples per design.
         candidates: Samples per design without `guide`.
         seed: Design i depends on (seed, i) and, for best-of, on the samples i, i + num, i + 2 num, ...
         steps: Moves of the sampler; None: the model's default.
@@ -195,9 +194,9 @@ class _Meter(Hook):
 
         return counted
 
-    def after(self, state: State, kernels: Any, move: Any) -> State:
+    def after(self, state: State, kernels: Any, transition: Transition) -> State:
         """Report how far the batch is."""
-        self.report((move.index + 1) / self.steps)
+        self.report((transition.move.index + 1) / self.steps)
         return state
 
 
