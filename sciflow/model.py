@@ -126,7 +126,9 @@ class Model(nn.Module):
         if template is None:
             template = self.codec.template(sizes if sizes is not None else self.sizes(samples, seed))
         template = template.to(device)
-        tokens = [name for name, process in self.processes.items() if isinstance(process.space, Discrete)]
+        tokens = [
+            name for name, process in self.processes.items() if isinstance(getattr(process, "space", None), Discrete)
+        ]
         if tokens:  # moves leave most rows as they were
             hooks = [RowCache(getattr(self.denoiser.network, "clock_free", False)), *hooks]
         sampler = plan.sampler(self.processes, hooks)
