@@ -1,9 +1,9 @@
 r"""Row cache: the network sees no sample twice in a row.
 
-In discrete diffusion most moves leave most samples as they were (with N moves and L tokens a sample keeps all its tokens
-with probability (1 - 1/N)^L), candidates of a hook are often equal, and the candidate that goes on has just been scored.
-Rows are named by a 64-bit hash of everything the network may look at: fields, masks, anchors, per-sample conditions and,
-unless it ignores them, clocks. Two different rows share a name with probability about rows^2 2^-64.
+In discrete diffusion many moves leave a sample as it was (with N moves and L tokens with probability (1 - 1/N)^L),
+candidates of a hook are often equal, and the candidate that goes on has just been scored. Rows are named by a 64-bit
+hash of everything the network may look at: fields, masks, anchors, per-sample conditions and, unless it ignores them,
+clocks. Two different rows share a name with probability about rows^2 2^-64.
 
 The number of new rows decides the shape of the network's batch, so one number per call is read on the host.
 """
@@ -24,7 +24,7 @@ WORD = 0x9E3779B97F4A7C15 - (1 << 64)  # odd; the multiplier of a 64-bit multipl
 
 
 class RowCache(Hook):
-    """Evaluates each distinct row once, and not again if it was in the last call of the same kind. Give it as first hook.
+    """Evaluates each distinct row once, and not again if it was in the last call. Give it as first hook.
 
     For dense states without gradients; ragged ones and relaxed tokens pass through.
 

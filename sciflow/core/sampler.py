@@ -193,7 +193,7 @@ class Sampler:
         memory: dict[str, Memory],
         propose: Callable[[str, Kernel], Kernel],
     ) -> tuple[State, dict[str, Kernel]]:
-        """Run one coroutine per field to its end, all fields in lock-step; draw from what `propose` makes of its kernel."""
+        """Run one coroutine per field to its end, all in lock-step; draw from what `propose` makes of its kernel."""
         draws = {name: noise.at(name, move) for name in solvers}
         live = {
             name: solver.step(

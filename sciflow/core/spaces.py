@@ -37,7 +37,7 @@ class Euclidean(Configurable):
         return self.project(draws.normal(like, layout), layout)
 
     def gradient(self, derivative: Tensor, layout: Layout) -> Tensor:
-        """Tangent vector of steepest ascent from the derivative with respect to the entries (automatic differentiation)."""
+        """Tangent vector of steepest ascent from the derivative by the entries (automatic differentiation)."""
         return Euclidean.project(self, derivative, layout)
 
     def reduce(self, entries: Tensor, layout: Layout) -> Tensor:

@@ -1,13 +1,12 @@
 r"""Values: what a noisy state is worth under a reward of finished objects, for guidance that chooses or resamples.
 
 The soft value of a state at clock s is v_s(x) = alpha log E[exp(r(x0)/alpha) | x_s = x], v_0 = r; for alpha -> infinity
-it is E[r(x0) | x_s = x]. Guidance towards p(x0) exp(r(x0)/alpha) is exact with exact values (Li et al., arXiv 2408.08252).
+it is E[r(x0) | x_s = x]. Guidance towards p(x0) exp(r(x0)/alpha) is exact with exact values (Li et al., 2024).
 
-| estimate | formula | network calls | bias |
-|---|---|---|---|
-| `PosteriorMean` | r(x0hat(x)), x0hat the predicted clean state (most probable tokens) | 1 | r of a mean is no mean of r |
-| `PosteriorSamples` | alpha log mean_n exp(r(x0_n)/alpha), x0_n drawn position by position at once | 1 | low by Var/(2 n alpha); positions independent |
-| `LearnedValue` | a network of the noisy state, trained on finished runs | 0 | that of the regression |
+* `PosteriorMean`: r(x0hat(x)) with the predicted clean state x0hat (most probable tokens); one network call.
+* `PosteriorSamples`: alpha log mean_n exp(r(x0_n)/alpha), every entry of x0_n drawn from its predicted law; one network
+  call. Low by about Var/(2 n alpha), and blind to what entries share.
+* `LearnedValue`: a network of the noisy state, trained on finished runs; no call of the denoiser.
 """
 
 from __future__ import annotations

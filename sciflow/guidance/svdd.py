@@ -5,9 +5,9 @@ candidates from the SAME kernel p(x_s | x_t); one of them goes on, chosen per sa
 
     w_m ~ exp(v_s(x^m)/alpha),     v_s(x) = alpha log E[exp(r(x0)/alpha) | x_s = x].
 
-v_s comes from a `Value` (`sciflow.core.values`): the posterior-mean estimate (SVDD-PM), sampled completions, or a learned
-network (SVDD-MC). No gradient of the reward is needed. With the exact soft value the law tends to the target as M
-grows; finite M is biased towards the unguided law. alpha = 0 takes the best.
+v_s comes from a `Value` (`sciflow.core.values`): the posterior-mean estimate (SVDD-PM), sampled completions, or a
+learned network (SVDD-MC). No gradient of the reward is needed. With the exact soft value the law tends to the target as
+M grows; finite M is biased towards the unguided law. alpha = 0 takes the best.
 """
 
 from __future__ import annotations

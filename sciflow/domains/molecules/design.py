@@ -105,7 +105,7 @@ def design_molecules(
         reward: See `load_reward`.
         num: Number of designs.
         guide: Makes the guidance from a reward of states (clean molecules -> (B,)), e.g.
-            ``lambda reward: SVDD(PosteriorMean(reward), candidates=8, alpha=0.02)``; None: best of `candidates` samples per design.
+            ``lambda reward: SVDD(PosteriorMean(reward), 8, alpha=0.02)``; None: best of `candidates` samples each.
         candidates: Samples per design without `guide`.
         seed: Design i depends on (seed, i) and, for best-of, on the samples i, i + num, i + 2 num, ...
         steps: Moves of the sampler; None: the model's default.
