@@ -9,7 +9,7 @@ All random numbers of a step come from a generator seeded with (seed, rank, epoc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,21 @@ class Denoising(LightningModule):
             return optimizer
         scheduler = {"scheduler": self.factories.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As torch does, but a checkpoint of another network is one sentence.
+
+        Raises:
+            UserError: The weights do not fit this configuration.
+        """
+        try:
+            return super().load_state_dict(state_dict, *args, **options)
+        except RuntimeError as error:
+            first = " ".join(str(error).splitlines()[1:2]).strip().split(": copying")[0][:120]
+            raise UserError(
+                f"the checkpoint holds weights of another network or data set ({first}); "
+                "give the configuration it was trained with, or leave out --ckpt_path"
+            ) from None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what rebuilds the model without YAML or data; refuse to store weights of a diverged run."""

@@ -68,3 +68,14 @@ def test_damaged_checkpoints_are_named(mistake, tmp_path: Path) -> None:
 
     for path in (whole, None, "last", "best"):  # these pass
         check_checkpoint(path)
+
+
+def test_a_checkpoint_of_another_network(mistake, command, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    words = ["--trainer.max_epochs", "1", "--trainer.default_root_dir", tmp_path]
+    code, _, err = command("fit", "--config", config, *words, "--checkpoint.dirpath", tmp_path / "run")
+    assert code == 0, err
+    message = mistake(
+        "--ckpt_path", str(tmp_path / "run" / "last.ckpt"), "--model.init_args.network.init_args.hidden", "5"
+    )
+    assert "weights of another network" in message and "leave out --ckpt_path" in message
