@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sciflow.core.noise import Draws
+from sciflow.core.relaxation import Relaxation
 from sciflow.core.spaces import Euclidean, log_normalizer
 from sciflow.core.state import Layout
 
@@ -154,43 +155,50 @@ class Categorical(Kernel):
 
 @dataclass(frozen=True, eq=False)
 class RelaxedCategorical(Kernel):
-    """Soft one-hot draws (Gumbel-softmax) whose gradient reaches earlier moves.
+    """Draws of relaxed tokens, (rows, ..., K + 1) one-hot or nearly so, through which gradients reach earlier moves.
+
+    Masked entries become a clean token with probability `chance`, the others are carried over.
 
     Attributes:
-        probs: (rows, ..., K) probabilities of the entries that are drawn anew.
+        tokens: (rows, ..., K) probabilities of the clean tokens.
+        chance: Probability that a masked entry is drawn, broadcastable to (rows, ..., 1).
+        held: (rows, ..., K + 1) field before the move, last channel = mask.
+        relaxation: How the draw depends on the probabilities.
         layout: Rows and mask.
-        temperature: Of the softmax; small is close to one-hot.
-        held: (rows, ..., K) value carried over, weighted by `keep`.
-        keep: (rows, ..., 1) in [0, 1], differentiable. Carried tokens must not pass through the Gumbel draw again:
-            their gradient would fall as 1/moves (measured, docs/architecture.md).
     """
 
-    probs: Tensor
-    layout: Layout
-    temperature: float
+    tokens: Tensor
+    chance: Tensor
     held: Tensor
-    keep: Tensor
+    relaxation: Relaxation
+    layout: Layout
 
     def sample(self, draws: Draws) -> Tensor:
-        """keep held + (1 - keep) softmax((log p + Gumbel)/temperature): (rows, ..., K)."""
-        gumbel = -(-draws.uniform(self.probs, self.layout).log()).log()
-        soft = ((self.probs.clamp_min(1e-20).log() + gumbel) / self.temperature).softmax(-1)
-        return self.keep * self.held + (1 - self.keep) * soft
+        """As the relaxation says: (rows, ..., K + 1)."""
+        log_probs = self.tokens.clamp_min(torch.finfo(self.tokens.dtype).tiny).log()
+        return self.relaxation.draw(log_probs, self.chance, self.held, self.layout, draws)
+
+    @property
+    def probs(self) -> Tensor:
+        """Expected one-hot vector, (rows, ..., K + 1): what `Categorical.probs` is to hard tokens."""
+        masked = self.held[..., -1:]
+        stay = (1 - self.chance) + torch.zeros_like(masked)
+        return (1 - masked) * self.held + masked * torch.cat([self.chance * self.tokens, stay], -1)
 
     @property
     def mean(self) -> Tensor:
         """Expected one-hot vector."""
-        return self.keep * self.held + (1 - self.keep) * self.probs
+        return self.probs
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log probability of one-hot (or soft) vectors under the expected one-hot vector, `sum x log mean`."""
-        return self.layout.per_sample((x * self.mean.clamp_min(1e-20).log()).sum(-1))
+        return self.layout.per_sample((x * self.probs.clamp_min(1e-20).log()).sum(-1))
 
     def kl(self, other: Kernel) -> Tensor:
         """KL between the expected one-hot vectors."""
         if not isinstance(other, RelaxedCategorical):
             return super().kl(other)
-        return Categorical(self.mean, self.layout).kl(Categorical(other.mean, self.layout))
+        return Categorical(self.probs, self.layout).kl(Categorical(other.probs, self.layout))
 
 
 def one_hot(x: Tensor, classes: int) -> Tensor:

@@ -146,7 +146,8 @@ class _PhiloxDraws(Draws):
         name = (*self.stream, draw, numbers, like.shape, like.dtype, like.device)
         first, values = self.noise.ahead.get(name, (self.move + 1, None))
         if values is None or layout.index is not None or not first <= self.move < first + len(values):
-            first, moves = self.move, 1 if layout.index is not None else max(1, AHEAD // max(1, like.numel()))
+            alone = layout.index is not None or draw >= 4  # jump solvers draw for event after event: nothing to keep
+            first, moves = self.move, 1 if alone else max(1, AHEAD // max(1, like.numel()))
             key = _key("/".join(map(str, (self.noise.seed, *self.stream, draw))))
             with torch.inference_mode(False), torch.no_grad():  # the numbers may be used in a later run with gradients
                 counters = (torch.arange(first, first + moves, device=like.device) + 1) << 8  # the prior is move -1

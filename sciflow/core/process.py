@@ -26,6 +26,8 @@ CAPABILITIES = (
     "score_step",
     "discrete_pair",
     "rates",
+    "masked",
+    "unmask",
 )
 
 
@@ -51,6 +53,8 @@ class Process(nn.Module, Configurable):
     - `score_step(t, layout, x) -> (sigma, g2)`, `linear_step`, `langevin_alpha`: what score-based correctors need.
     - `discrete_pair(t, scales, layout, x) -> (F, G)`: reverse-diffusion predictor.
     - `rates(x, pred, t, layout)`: jump rates (rows, ..., K) per unit of |clock|, in the direction of the moves.
+    - `masked(x)`: bool, which entries (rows, ...) are still masked; such a process has a `survival` schedule too.
+    - `unmask(x_t, x0, chance, layout) -> Kernel`: masked entries are drawn with probability `chance`, others stay.
     """
 
     kind: str = "data"

@@ -2,14 +2,13 @@
 
 Continuous processes have Gaussian oracles. For each pair (1) the exact law of the discretised chain (stats.chain_law)
 must approach the true law as the moves get finer, at the declared order, and (2) a simulation must have the law of the
-chain, at few moves. Discrete processes: the moves' transition matrices, by enumeration, take the place of the law.
+chain, at few moves. Discrete processes: test_matrix_discrete.py.
 A new process or solver enters by itself, or fails here with a request for a case.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import pkgutil
 from pathlib import Path
 
@@ -18,14 +17,10 @@ import torch
 from oracles import (
     F64,
     FIELD,
-    JOINT,
-    RATES,
     BridgeOracle,
     GaussianOracle,
     InterpolantOracle,
-    JumpOracle,
     LiftedTokenOracle,
-    PairOracle,
     f64,
 )
 from stats import (
@@ -37,21 +32,17 @@ from stats import (
     chi_square,
     converges,
     first_clock,
-    jump_gap,
-    jump_law,
     last_clock,
     law_error,
     normal_z,
-    pair_law,
-    pair_truth,
     run,
-    total_variation,
 )
+from token_toy import DISCRETE
 
 import sciflow.processes
 from sciflow.core import schedules
 from sciflow.core.errors import UserError
-from sciflow.core.grids import Physical, Uniform
+from sciflow.core.grids import Uniform
 from sciflow.core.noise import Fresh
 from sciflow.core.process import Process
 from sciflow.core.sampler import Sampler
@@ -61,8 +52,6 @@ from sciflow.processes.anchored import Anchored
 from sciflow.processes.bridge import Bridge
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.processes.interpolant import StochasticInterpolant
-from sciflow.processes.jump import Jump
-from sciflow.processes.masked import Masked
 from sciflow.solvers.adaptive import Adaptive
 from sciflow.solvers.ancestral import Ancestral
 from sciflow.solvers.dpmpp import DPMpp2M
@@ -90,7 +79,6 @@ CONTINUOUS = {
     "Bridge OU": (Bridge(GaussianProcess(schedules.OU(1.3, 1.0), kind="data")), BridgeOracle, 1.0, 0.1, 0.0),
     "StochasticInterpolant": (StochasticInterpolant(1.0, 0.7), InterpolantOracle, 0.9, 0.1, 0.0),
 }
-DISCRETE = {"Masked": Masked(3, kind="data"), "Jump": Jump(3)}
 PROCESSES = {name: case[0] for name, case in CONTINUOUS.items()} | DISCRETE
 
 # constructor arguments for a number of moves over a clock span, where the defaults do not do
@@ -318,54 +306,6 @@ def test_interpolant_target_regresses_to_the_oracle():
     x = torch.linspace(-3, 3, 5, dtype=F64)[:, None]
     x0, x1 = oracle.ends_given(x, t)
     torch.testing.assert_close(process.target(x0, x1, x, t, layout), oracle.value(x, t, layout))
-
-
-# ---------------------------------------------------------------- discrete processes
-
-
-def simulate_pair(solver, moves: int, grid=None, process=None):
-    """Counts of the 16 states."""
-    process = process or DISCRETE["Masked"]
-    start = torch.full((DRAWS, 2), 3)
-    x = run(process, solver, PairOracle(process, JOINT), start, moves, grid or Uniform(1.0, 0.05), Fresh(2))
-    return (x[:, 0] * 4 + x[:, 1]).bincount(minlength=16)
-
-
-@pytest.mark.parametrize("cls", [c for p, c in ALLOWED if p == "Masked"], ids=label)
-def test_masked_pair_simulation_has_the_law_of_the_chain(cls):
-    """Chi-square on 16 states, false alarm 1e-5."""
-    law = pair_law(build(cls), 4)
-    assert float(law.sum()) == pytest.approx(1, abs=1e-9)
-    assert chi_square(simulate_pair(build(cls), 4), law) > FALSE_ALARM
-
-
-@pytest.mark.parametrize("cls", [c for p, c in ALLOWED if p == "Masked"], ids=label)
-def test_masked_pair_law_approaches_the_truth(cls):
-    """Exact total variation. Re-perturbed marginals act as a Gibbs sampler: only moves^-1/2."""
-    gaps = [total_variation(pair_law(build(cls), moves), pair_truth(0.05)) for moves in (16, 64)]
-    order = 0.5 if cls.__name__ == "Reperturb" else 1.0
-    assert gaps[1] < (0.1 if order < 1 else 0.03) and math.log(gaps[0] / gaps[1], 4) > order - 0.15, gaps
-
-
-@pytest.mark.parametrize("cls", [c for p, c in ALLOWED if p == "Masked" and c.__name__ != "Gillespie"], ids=label)
-def test_masked_to_clock_zero_leaves_no_mask(cls):
-    """The last move ends at t = 0 exactly. Tau-leaping leaves e^-1 of what was still masked before it."""
-    law = pair_law(build(cls), 8, Uniform(1.0, 0.0)).reshape(4, 4)
-    masked = float(law[3].sum() + law[:3, 3].sum())
-    assert masked < 1e-12 or cls.__name__ == "TauLeap" and masked < 2 / 8
-
-
-@pytest.mark.parametrize("cls", [c for p, c in ALLOWED if p == "Jump"], ids=label)
-def test_jump_law_against_the_matrix_exponential(cls):
-    """Gillespie is exact: chi-square against exp(QT), false alarm 1e-5. Tau-leaping: by enumeration, first order."""
-    process, truth = DISCRETE["Jump"], torch.linalg.matrix_exp(RATES * 1.5)
-    if cls.__name__ == "TauLeap":
-        gaps = [jump_gap(build(cls), moves) for moves in (64, 128)]
-        assert abs(math.log2(gaps[0] / gaps[1]) - cls.order) < 0.15 and gaps[1] < 0.01
-        truth = jump_law(build(cls), 3)
-    start = torch.zeros(DRAWS, dtype=torch.long)
-    x = run(process, build(cls), JumpOracle(process, RATES), start, 3, Physical(0.0, 1.5), Fresh(2))
-    assert chi_square(x.bincount(minlength=3), truth[0]) > FALSE_ALARM
 
 
 def test_every_allowed_pair_is_tested_here():
