@@ -19,9 +19,9 @@ from torch import Tensor
 
 from sciflow.core.errors import UserError
 from sciflow.core.hooks import Hook, Transition
-from sciflow.core.noise import Move, Repeated
+from sciflow.core.noise import Move
 from sciflow.core.state import Layout, State
-from sciflow.core.values import Value
+from sciflow.core.values import CommonNoise, Value
 
 
 class SVDD(Hook):
@@ -61,7 +61,7 @@ class SVDD(Hook):
                 "choose a stochastic one such as Ancestral or EulerMaruyama"
             )
         copies = options[0].repeat(len(options)).put(**{name: torch.cat([o[name] for o in options]) for name in fields})
-        values = self.value(copies, move, transition.denoise, Repeated(noise, len(options)))
+        values = self.value(copies, move, transition.denoise, CommonNoise(noise, len(options)))
         values = values.reshape(len(options), options[0].batch)
         probabilities = selection_weights(values.double(), self.alpha)
         draws = noise.at("svdd", move).uniform(probabilities[0], Layout(options[0].batch)).to(probabilities)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sciflow.core.grids import Uniform
 from sciflow.core.hooks import Hook, Transition
 from sciflow.core.kernels import Categorical, Dirac, Gaussian, Kernel
-from sciflow.core.noise import PRIOR, Fresh, Move, PerSample, Repeated
+from sciflow.core.noise import PerSample
 from sciflow.core.process import Prediction
 from sciflow.core.sampler import Sampler
 from sciflow.core.schedules import VP
@@ -96,37 +96,6 @@ def test_a_point_cannot_be_tilted():
         Dirac(f64([1.0])).tilt(f64([1.0]))
 
 
-# ---------------------------------------------------------------- noise for copies
-
-
-@pytest.mark.parametrize("draw", ["normal", "uniform"])
-def test_copies_draw_what_each_would_draw_alone(draw: str):
-    """Copy c of sample i takes the number (copies * copy + c) of sample i: the same in any batch and any chunk."""
-    move, base = Move(3, 0.5, 0.4), PerSample(5, torch.tensor([4, 9]))
-    like = torch.zeros(6, 3, dtype=F64)
-    drawn = getattr(Repeated(base, 3).at("x", move, 2), draw)(like, Layout(6)).reshape(3, 2, 3)
-    for c in range(3):
-        assert torch.equal(drawn[c], getattr(base.at("x", move, 6 + c), draw)(like[:2], Layout(2)))
-    assert drawn.unique().numel() == 18
-    alone = getattr(Repeated(PerSample(5, torch.tensor([9])), 3).at("x", move, 2), draw)(like[:3], Layout(3))
-    assert torch.equal(alone.reshape(3, 3), drawn[:, 1])
-
-
-def test_copies_of_ragged_fields():
-    move, layout = Move(0, 1.0, 0.5), Layout(2, index=torch.tensor([0, 1, 1]), sizes=(1, 2))
-    drawn = Repeated(PerSample(1), 2).at("x", move).normal(torch.zeros(6, 2, dtype=F64), layout.repeat(2))
-    for c in range(2):
-        assert torch.equal(
-            drawn[3 * c : 3 * c + 3], PerSample(1).at("x", move, c).normal(torch.zeros(3, 2, dtype=F64), layout)
-        )
-
-
-def test_sets_of_copies_do_not_share_numbers():
-    one, two = (Repeated(PerSample(1), 2, first).at("x", PRIOR) for first in (0, 2))
-    like = torch.zeros(4, 1, dtype=F64)
-    assert torch.cat([one.uniform(like, Layout(4)), two.uniform(like, Layout(4))]).unique().numel() == 8
-
-
 # ---------------------------------------------------------------- propose
 
 
@@ -169,7 +138,7 @@ def test_hooks_propose_in_order_for_every_field_and_see_the_state_before_the_mov
     assert torch.allclose(together["a"], both["a"])
     assert not torch.allclose(together["a"], plain["a"])
     assert torch.allclose(one.kernels["b"].mean, two.kernels["b"].mean)  # those drawn from, for every hook
-    shift = one.kernels["a"].std ** 2 * 2.0
+    shift = one.kernels["a"].std ** 2 * 2.0  # type: ignore[attr-defined]
     assert torch.allclose(together["a"] - plain["a"], shift.expand(3, 1))
 
 
@@ -177,8 +146,3 @@ def test_correctors_are_not_tilted():
     hook = Tilt(1.0)
     pair_run([hook], correct={"a": Langevin()})
     assert [field for field, _, _ in hook.seen] == ["a", "b"]
-
-
-def test_fresh_noise_can_be_repeated():
-    like = torch.zeros(4, 1)
-    assert Repeated(Fresh(0), 2).at("x", PRIOR).normal(like, Layout(4)).unique().numel() == 4

@@ -13,11 +13,11 @@ from token_toy import ALPHA, DENOISER, FIELD, MASK, PARTIAL, REWARD, SOFT_VALUE,
 from torch import Tensor
 
 from sciflow.core.errors import UserError
-from sciflow.core.noise import Fresh, Move, PerSample, Repeated
+from sciflow.core.noise import Fresh, Move, PerSample
 from sciflow.core.process import Prediction
 from sciflow.core.schedules import VP
 from sciflow.core.state import Layout, State
-from sciflow.core.values import LearnedValue, PosteriorMean, PosteriorSamples, predicted_clean
+from sciflow.core.values import CommonNoise, LearnedValue, PosteriorMean, PosteriorSamples, predicted_clean
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.processes.masked import Masked
 from sciflow.processes.uniform_tokens import UniformTokens
@@ -74,10 +74,10 @@ def exact_one_shot(alpha: float) -> Tensor:
 
 @pytest.mark.parametrize("alpha", [0.0, ALPHA])
 def test_posterior_samples_have_the_law_of_independent_completions(alpha: float):
-    """Means over 400 draws at 64 states x 40 copies: 64 z-tests of the mean (of exp(r/alpha)), false alarm 64e-5 / 64."""
-    value = PosteriorSamples(clean_reward, 400, alpha)
+    """Means over 40 copies of 64 states of 50 draws each: z-tests of the mean (of exp(r/alpha))."""
+    value = PosteriorSamples(clean_reward, 50, alpha)
     states = tokens(PARTIAL).repeat(40)
-    values = value(states, MIDDLE, oracle, PerSample(3)).reshape(40, 64)
+    values = value(states, MIDDLE, oracle, Fresh(3)).reshape(40, 64)
     got, exact = values, exact_one_shot(alpha)
     if alpha:
         got, exact = (values / alpha).exp(), (exact / alpha).exp()
@@ -96,7 +96,7 @@ def test_one_masked_position_gives_the_soft_value():
 
 
 def test_few_draws_are_low_by_the_stated_bias():
-    """n = 8: the mean over 40 000 copies of one state lies below the limit by Var/(2 n alpha), to second order (25 %)."""
+    """n = 8: the mean over 40 000 copies of a state lies below the limit by Var/(2 n alpha), to 25 %."""
     x = torch.tensor([[MASK, 0, 1]])
     rewards, p = reward(torch.tensor([[v, 0, 1] for v in range(3)])), DENOISER[codes(x)[0], 0]
     low = PosteriorSamples(clean_reward, 8, 4.0)(tokens(x).repeat(40_000), MIDDLE, oracle, PerSample(2))
@@ -108,14 +108,27 @@ def test_few_draws_are_low_by_the_stated_bias():
     assert mean_z(low, limit) > Z_LIMIT
 
 
-def test_copies_draw_what_they_would_draw_alone():
-    """Candidate c in a joint call = the first draws of its own, so chunks of candidates change nothing."""
+def test_copies_are_completed_with_common_random_numbers():
+    """Equal candidates have equal values; sample i has those it would have alone, with any number of candidates."""
     value = PosteriorSamples(clean_reward, 4, ALPHA)
     x = torch.full((5, 3), MASK)
-    joint = value(tokens(x).repeat(3), MIDDLE, oracle, Repeated(PerSample(7), 3)).reshape(3, 5)
-    parts = [value(tokens(x[i : i + 1]).repeat(3), MIDDLE, oracle, Repeated(PerSample(7, i), 3)) for i in range(5)]
-    assert torch.equal(torch.stack(parts, 1), joint)
-    assert joint.unique().numel() > 3
+    joint = value(tokens(x).repeat(3), MIDDLE, oracle, CommonNoise(PerSample(7), 3)).reshape(3, 5)
+    assert torch.equal(joint[0], joint[1])
+    assert torch.equal(joint[0], value(tokens(x), MIDDLE, oracle, PerSample(7)))
+    alone = [value(tokens(x[:1]).repeat(2), MIDDLE, oracle, CommonNoise(PerSample(7, i), 2))[0] for i in range(5)]
+    assert torch.equal(torch.stack(alone), joint[0])
+    assert joint.unique().numel() > 2
+
+
+def test_common_noise_of_padded_and_ragged_copies():
+    like, layout = torch.zeros(3, 2, dtype=F64), Layout(2, index=torch.tensor([0, 1, 1]), sizes=(1, 2))
+    one = PerSample(1).at("x", MIDDLE, 2).normal(like, layout)
+    both = CommonNoise(PerSample(1), 2).at("x", MIDDLE, 2).normal(torch.cat([like, like]), layout.repeat(2))
+    assert torch.equal(both, torch.cat([one, one]))
+    mask = Layout(3, mask=torch.ones(3, 2, dtype=F64))
+    one = PerSample(1).at("x", MIDDLE).uniform(like, mask)
+    both = CommonNoise(PerSample(1), 2).at("x", MIDDLE).uniform(torch.cat([like, like]), mask.repeat(2))
+    assert torch.equal(both, torch.cat([one, one]))
 
 
 def test_posterior_samples_of_a_gaussian():
