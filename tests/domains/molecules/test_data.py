@@ -46,7 +46,7 @@ def test_unknown_names_and_paths(tmp_path):
 
 
 def test_every_local_file_has_the_checksum_of_its_card(data_dir):
-    for card in registry.DATASETS.values():
+    for card in (card for card in registry.DATASETS.values() if card.local is not None):
         assert hashlib.sha256((data_dir / card.local).read_bytes()).hexdigest() == card.sha256, card.name
 
 

