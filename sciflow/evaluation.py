@@ -6,6 +6,8 @@
 | molecules | `fast` | the same without FCD |
 | graphs | `gdss` | degree, clustering, orbit, spectral MMD (Gaussian-EMD kernels); connectivity, copies |
 | graphs | `spectre` | the same with total-variation kernels (SPECTRE, DiGress) |
+| sequences | `kmer` | k-mer correlation and divergence, diversity, uniqueness, novelty (edit distance), GC content |
+| sequences | `motifs` | the same and the correlation of hits of JASPAR 2024 vertebrate motifs, DNA and RNA |
 
 Against `planar`, `grid` and `grid_like` there is a validity test, and with it V.U.N. (valid, unique and novel).
 """
@@ -14,17 +16,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sciflow.core.errors import UserError
 
-PROTOCOLS = {"molecules": ("gdss", "fast"), "graphs": ("gdss", "spectre")}
+PROTOCOLS = {"molecules": ("gdss", "fast"), "graphs": ("gdss", "spectre"), "sequences": ("kmer", "motifs")}
 DRAWN_GRAPHS = 18  # kept in the result for drawings
+DRAWN_SEQUENCES = 1000
 ENDINGS = {
     "molecules": (".smi", ".smiles", ".csv", ".tsv", ".sdf"),
     "graphs": (".npz", ".g6", ".graphml", ".json", ".edgelist"),
+    "sequences": (".fasta", ".fa", ".fna", ".faa", ".fas", ".ffn", ".fastq", ".fq", ".gb", ".gbk", ".embl"),
 }
 
 
@@ -32,7 +37,7 @@ def evaluate(
     objects: str | Path | Sequence[Any],
     reference: str | Path,
     domain: str | None = None,
-    protocol: str = "gdss",
+    protocol: str | None = None,
     train: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -40,17 +45,17 @@ def evaluate(
 
     Args:
         objects: A file of samples, or a list: RDKit molecules, SMILES, decoding records or None; networkx graphs,
-            torch_geometric `Data` (also a `Dataset` or a `Batch`) or None.
+            torch_geometric `Data` (also a `Dataset` or a `Batch`) or None; sequences as strings or None, with `domain`.
         reference: A data set's name (its published test split is the reference) or a file: without `train`, a seeded
             share of it is the reference and the rest stands for the training set; with `train` all of it.
-        domain: `molecules` or `graphs`; None: by the file ending or the type of the objects.
-        protocol: See the module docstring.
+        domain: `molecules`, `graphs` or `sequences`; None: by the file ending or the type of the objects.
+        protocol: See the module docstring; None: the first of the domain.
         train: A data set's name or file: the training set, for novelty and noise floors; None: from `reference`.
         seed: Of the random subsets behind the floors, and of splits of files.
 
     Returns:
-        Plain dict: what `evaluate_molecules` or `evaluate_graphs` of the domain returns, with `domain`, `protocol`,
-        `reference_set`, `train_set` and, for a file, `file` added.
+        Plain dict: what `evaluate_molecules` (`_graphs`, `_sequences`) of the domain returns, with `domain`,
+        `protocol`, `reference_set`, `train_set` and, for a file, `file` added.
 
     Raises:
         UserError: Unknown domain, protocol or set; unreadable or empty file.
@@ -58,9 +63,12 @@ def evaluate(
     domain = domain or _domain_of(objects)
     if domain not in PROTOCOLS:
         raise UserError(f"domain: got '{domain}', expected one of {', '.join(PROTOCOLS)}")
+    protocol = protocol if protocol is not None else PROTOCOLS[domain][0]
     if protocol not in PROTOCOLS[domain]:
         raise UserError(f"protocol for {domain}: got '{protocol}', expected one of {', '.join(PROTOCOLS[domain])}")
-    if domain == "graphs":
+    if domain == "sequences":
+        report = _sequences(objects, reference, protocol, train, seed)
+    elif domain == "graphs":
         report = _graphs(objects, reference, protocol, train, seed)
     else:
         report = _molecules(objects, reference, protocol, train, seed)
@@ -147,6 +155,53 @@ def _molecules(
     }
 
 
+def _sequences(
+    objects: Any, reference: str | Path, protocol: str, train: str | Path | None, seed: int
+) -> dict[str, Any]:
+    from sciflow.domains.sequences.data import sequence_dataset
+    from sciflow.domains.sequences.files import read_sequences
+    from sciflow.domains.sequences.metrics import evaluate_sequences
+    from sciflow.domains.sequences.motifs import jaspar_motifs
+
+    alphabet = _alphabet(reference)
+    data = sequence_dataset(reference, alphabet=alphabet, seed=seed)
+    letters, notes = data.alphabet, []
+    if isinstance(objects, (str, Path)):
+        table, read = read_sequences(objects, letters)
+        empty = read.n_skipped + _sidecar(objects).get("empty_samples", 0)
+        notes.append(f"{read}; {empty} samples without a sequence count as invalid")
+        objects = [*table.sequences, *[None] * empty]
+    if train is None:
+        known, target = data.part("train").strings(), data.part("test").strings()
+    else:
+        known, target = sequence_dataset(train, alphabet=alphabet, seed=seed).strings(), data.strings()
+    if protocol == "motifs" and len(letters) != 4:
+        raise UserError("protocol motifs is for nucleotides, got protein sequences; use --protocol kmer")
+    motifs = jaspar_motifs() if protocol == "motifs" else ()
+    report = evaluate_sequences(objects, target, letters.name, train=known, motifs=motifs, seed=seed)
+    real = random.Random(seed).sample(target, min(len(target), DRAWN_SEQUENCES))
+    facts = {"alphabet": letters.name, "reference": len(target), "train": len(known), "notes": notes}
+    return {**report, **facts, "reference_sequences": real}
+
+
+def _alphabet(reference: str | Path) -> str:
+    """Nucleotides where most entries of a file are made of them, else amino acids; named sets know theirs."""
+    from sciflow.data import resolve
+    from sciflow.domains.sequences.alphabets import DNA
+    from sciflow.domains.sequences.data import LOADERS
+    from sciflow.domains.sequences.files import read_sequences
+
+    if str(reference) in LOADERS:
+        return "dna"
+    try:
+        _, read = read_sequences(resolve(reference), DNA)
+    except UserError as error:
+        if "got no dna sequence" in str(error):
+            return "protein"
+        raise
+    return "dna" if read.n_read >= read.n_skipped else "protein"
+
+
 def _read_samples(path: str | Path) -> tuple[list[Any], str]:
     """Molecules of a file, then None for each sample that is no molecule (it counts as invalid), and a note on both."""
     from rdkit import rdBase
@@ -166,8 +221,6 @@ def _read_samples(path: str | Path) -> tuple[list[Any], str]:
 
 def _properties(smiles: list[str], seed: int, count: int = 500) -> dict[str, list[float]]:
     """QED, logP and SA score of a random part of the reference, for histograms."""
-    import random
-
     from rdkit import Chem
 
     from sciflow.domains.molecules.metrics import PROPERTIES

@@ -25,6 +25,10 @@ def endings(domain: str) -> tuple[str, ...]:
         from sciflow.domains.graphs.files import WRITERS
 
         return (".npz", *WRITERS)
+    if domain == "sequences":
+        from sciflow.domains.sequences.files import WRITERS
+
+        return tuple(WRITERS)
     raise UserError(f"the model's domain '{domain}' has no file writer; use Model.sample in Python")
 
 
@@ -35,6 +39,8 @@ def check_ending(domain: str, out: Path, number: int) -> None:
         UserError: Unknown domain or ending, or more than one graph for GraphML.
     """
     known, ending = endings(domain), out.suffix.lower()
+    if domain == "sequences" and ending == ".gz":
+        ending = Path(out.stem).suffix.lower()
     if ending not in known:
         raise UserError(f"cannot write {domain} to '{out.name}'; expected one of the endings {', '.join(known)}")
     if ending == ".graphml" and number > 1:
@@ -45,7 +51,11 @@ def check_ending(domain: str, out: Path, number: int) -> None:
 def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict[str, Any]) -> None:
     """Write objects by the ending of `out`, and beside them (`OUT.json`) settings and the count of empty samples."""
     check_ending(domain, out, len(objects))
-    if domain == "molecules":
+    if domain == "sequences":
+        from sciflow.domains.sequences.files import write_sequences
+
+        write_sequences(out, objects)
+    elif domain == "molecules":
         from sciflow.domains.molecules.files import write_molecules
 
         write_molecules(out, objects)

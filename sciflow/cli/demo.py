@@ -121,7 +121,7 @@ def evaluation(records: list[Any], arguments: argparse.Namespace) -> dict[str, A
 def design(model: Any, reward: Any, arguments: argparse.Namespace) -> Any:
     """A small guided run with its best-of-N."""
     from sciflow.cli.bars import stage_bars
-    from sciflow.cli.design import training_smiles
+    from sciflow.cli.design_molecule import training_smiles
     from sciflow.core.values import PosteriorMean
     from sciflow.domains.molecules.design import design_molecules
     from sciflow.guidance.svdd import SVDD

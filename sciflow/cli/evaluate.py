@@ -3,8 +3,9 @@
     sciflow evaluate molecules.smi --domain molecules --reference qm9 --out metrics.json --report report.html
     sciflow evaluate graphs.npz --reference community_small
     sciflow evaluate mine.csv --reference test.csv --train train.csv --protocol fast
+    sciflow evaluate promoters.fasta --reference fly_promoters
 
-Samples without a molecule and broken entries count as invalid; what was skipped is printed.
+Samples without an object and broken entries count as invalid; what was skipped is printed.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sciflow evaluate`."""
-    parser.add_argument("file", type=Path, help="samples: .smi .csv .sdf (molecules), .npz .g6 .graphml .json (graphs)")
+    parser.add_argument("file", type=Path, help="samples: .smi .csv .sdf (molecules), .npz .g6 (graphs), .fasta")
     parser.add_argument("--reference", required=True, help="data set (its test split) or file to compare with")
-    parser.add_argument("--domain", default=None, help="molecules or graphs; default: by the ending of FILE")
+    parser.add_argument("--domain", default=None, help="molecules, graphs or sequences; default: by the ending")
     parser.add_argument(
         "--train", default=None, help="training set or file, for novelty and floors; default: from the reference"
     )
-    parser.add_argument("--protocol", default="gdss", help="molecules: gdss, fast (no FCD); graphs: gdss, spectre")
+    parser.add_argument(
+        "--protocol",
+        default=None,
+        help="molecules: gdss, fast (no FCD); graphs: gdss, spectre; sequences: kmer, motifs; default: the first",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random subsets behind the floors")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for all figures")
     parser.add_argument("--report", type=Path, default=None, help="HTML page with tables and charts")

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import sciflow
 from sciflow.core.errors import UserError
@@ -20,7 +21,7 @@ COMMANDS = {
     "test": "test loss of a checkpoint",
     "sample": "draw samples from a checkpoint or shipped model into a file",
     "evaluate": "published metrics of a file of samples, with noise floors",
-    "design": "reward-guided generation: sciflow design molecule --reward qed",
+    "design": "generation towards a reward: sciflow design molecule|sequence|protein --reward ...",
     "convert": "official checkpoints of other projects as sciflow models",
     "data": "data sets: list, get",
     "list": "what there is: models, datasets, processes, solvers, guidance, objectives",
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in LIGHTNING:
             return importlib.import_module("sciflow.cli.fit").run([name, *rest])
         module = importlib.import_module(f"sciflow.cli.{name}")
-        parser = argparse.ArgumentParser(f"sciflow {name}", description=module.__doc__, formatter_class=_Formatter)
+        parser = _Parser(f"sciflow {name}", description=module.__doc__, formatter_class=_Formatter)
         module.add_arguments(parser)
         module.run(parser.parse_args(rest))
         return 0
@@ -55,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"sciflow {name}: interrupted; what was finished is on disk", file=sys.stderr)
         return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in options are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists the options")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -1,9 +1,10 @@
 """Draw samples from a model into a file; the ending chooses the format (.smi .sdf .csv for molecules, .npz .json
-.g6 for graphs, .graphml for a single graph).
+.g6 for graphs, .graphml for a single graph, .fasta .csv .npz for sequences).
 
 Sample i depends on (seed, i) only. Finished batches are kept in OUT.parts: an interrupted run goes on where it stopped.
 
     sciflow sample qm9-gdss --num 1000 --out molecules.smi --seed 0
+    sciflow sample promoters --num 100 --out promoters.fasta
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", default=None, help="solver for all fields, e.g. DPMpp2M; default: the model's own")
     parser.add_argument("--batch-size", type=int, default=256, help="samples per batch")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=None, help="nodes per sample: one number for all, or one each"
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=None,
+        help="nodes or letters per sample: one number for all, or one each",
     )
     parser.add_argument("--devices", type=int, default=1, help="processes (GPUs if there are any)")
 
@@ -45,6 +50,11 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     model.spec.setdefault("name", Path(arguments.model).stem)
     domain = model.spec.get("domain", "unknown")
+    if model.codec is None:
+        raise UserError(
+            f"model '{arguments.model}' makes nothing without a structure; use `sciflow design protein --backbone "
+            "FILE.pdb`"
+        )
     check_ending(domain, arguments.out, arguments.num)
     check_writable(arguments.out)
     plan = model.sampling.changed(arguments.steps, arguments.solver)

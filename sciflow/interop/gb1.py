@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
+from sciflow.core.grids import Uniform
 from sciflow.data import cache_root, data_root
 from sciflow.domains.sequences.codec import SequenceCodec
 from sciflow.domains.sequences.gb1 import SITES, WILD_TYPE, TabularConditionals, read_table, rebuild_table
@@ -37,7 +38,7 @@ def gb1_model(data_dir: str | Path | None = None, structure: str | Path | None =
     network = TabularConditionals(len(SITES), 20)
     network.table.data = _table(Path(data_dir) if data_dir is not None else data_root(), structure)
     spec = {"name": "gb1-mpnn", "domain": "sequences", "sizes": {"4": 1}, "sites": list(SITES), "wild_type": WILD_TYPE}
-    plan = SamplingPlan({"seq": AnyOrder()}, steps=len(SITES))
+    plan = SamplingPlan({"seq": AnyOrder()}, Uniform(end=0.0), len(SITES), final="sample")
     return Model({"seq": Masked(20)}, network, plan, SequenceCodec("protein", len(SITES)), spec).eval()
 
 

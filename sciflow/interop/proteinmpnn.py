@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
+from sciflow.core.grids import Uniform
 from sciflow.data import Carrier, cache_root, download, extract
 from sciflow.domains.sequences.mpnn import LETTERS, ProteinMPNN
 from sciflow.domains.sequences.mpnn_layers import OFFSETS, WIDTH
@@ -54,7 +55,8 @@ def proteinmpnn(
     spec = {"name": f"proteinmpnn-{variant}", "domain": "sequences", "source": WHEEL[0]}
     if backbone is not None:
         spec |= {"sizes": {str(len(backbone.sequence)): 1}, "backbone": backbone.name}
-    return Model({"seq": Masked(LETTERS)}, network, SamplingPlan({"seq": AnyOrder()}, steps=16), codec, spec).eval()
+    plan = SamplingPlan({"seq": AnyOrder()}, Uniform(end=0.0), 16, final="sample")
+    return Model({"seq": Masked(LETTERS)}, network, plan, codec, spec).eval()
 
 
 def load_network(variant: str = "v_48_020", temperature: float = 1.0) -> ProteinMPNN:

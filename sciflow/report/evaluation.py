@@ -31,12 +31,14 @@ FLOOR_NOTE = (
 
 def evaluation_sections(report: Mapping[str, Any]) -> list[Section]:
     """Sections for a page, whatever the domain."""
-    return graph_sections(report) if report["domain"] == "graphs" else molecule_sections(report)
+    sections = {"graphs": graph_sections, "sequences": sequence_sections, "molecules": molecule_sections}
+    return sections[report["domain"]](report)
 
 
 def evaluation_table(report: Mapping[str, Any]) -> Table:
     """The main table, whatever the domain."""
-    return graph_table(report) if report["domain"] == "graphs" else molecule_table(report)
+    tables = {"graphs": graph_table, "sequences": sequence_table, "molecules": molecule_table}
+    return tables[report["domain"]](report)
 
 
 def molecule_table(report: Mapping[str, Any]) -> Table:
@@ -133,6 +135,62 @@ def graph_sections(report: Mapping[str, Any]) -> list[Section]:
         Section("Sizes", figures=charts),
         Section("All graphs", table=every, folded=True),
     ]
+
+
+SEQUENCE_METRICS: dict[str, tuple[str, float]] = {
+    "validity": ("is a sequence of the alphabet [%]", 100),
+    "uniqueness": ("unique [%]", 100),
+    "novelty": ("further than 10 % edits from training [%]", 100),
+    "diversity": ("mean Hamming distance [%]", 100),
+    "gc_content": ("G and C [%]", 100),
+    **{f"kmer{k}_pearson": (f"{k}-mer correlation", 1) for k in (1, 2, 3, 6)},
+    **{f"kmer{k}_js": (f"{k}-mer divergence [nats], lower is better", 1) for k in (1, 2, 3, 6)},
+    "motif_spearman": ("motif correlation (Spearman)", 1),
+}
+
+
+def sequence_table(report: Mapping[str, Any]) -> Table:
+    """Metric, ours, standard error, floor."""
+    rows = []
+    for key, (name, factor) in SEQUENCE_METRICS.items():
+        figure = report["metrics"].get(key)
+        if figure is not None:
+            parts = [_scaled(figure[part], factor) for part in ("value", "standard_error", "floor")]
+            rows.append([name, *parts])
+    note = (
+        f"{report['samples']} samples, {report['sequences']} sequences, {report['alphabet']}. Floor: what real "
+        "sequences score, as many random ones of the reference (at most half of it) against the rest. A figure at the "
+        "floor cannot be told from real data by this metric."
+    )
+    return Table(["", "ours", "std. error", "floor"], rows, " ".join([note, *report["notes"]]))
+
+
+def sequence_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Table, logos of samples and reference, histograms and the table of all samples."""
+    from sciflow.report.sequences import logo
+
+    rows = [row for row in report["table"] if row["valid"]]
+    sets = {"samples": [row["sequence"] for row in rows], "reference": report["reference_sequences"]}
+    logos = [f"<p>{name}</p>{logo(found, report['alphabet'])}" for name, found in sets.items() if found]
+    charts = []
+    for label, function in (("length", len), ("G and C [%]", _gc)):
+        if label == "length" or report["alphabet"] != "protein":
+            charts.append(histogram({name: [function(one) for one in found] for name, found in sets.items()}, label))
+    columns = [name for name in report["table"][0] if name != "sequence"]
+    cells = [[i, row["sequence"] or "", *(row[name] for name in columns)] for i, row in enumerate(report["table"])]
+    return [
+        Section("Metrics", _against(report), sequence_table(report), charts),
+        Section("Letters", "Information content per position [bit].", figures=logos),
+        Section(
+            "All samples",
+            table=Table(["sample", "sequence", *columns], cells, text_columns=frozenset({1})),
+            folded=True,
+        ),
+    ]
+
+
+def _gc(sequence: str) -> float:
+    return 100 * sum(letter in "GC" for letter in sequence) / len(sequence)
 
 
 def _against(report: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ pytest.importorskip("rdkit")
 from rdkit import Chem
 from rdkit.Chem import QED
 
-from sciflow.cli.design import training_smiles
+from sciflow.cli.design_molecule import training_smiles
+from sciflow.core.values import PosteriorMean
 from sciflow.domains.molecules.data import molecule_dataset
 from sciflow.domains.molecules.design import design_molecules
 from sciflow.domains.molecules.rewards import Reward, load_reward
-from sciflow.core.values import PosteriorMean
 from sciflow.guidance.svdd import SVDD
 from sciflow.model import load
 
@@ -148,7 +148,7 @@ def test_own_reward_function(command, tiny_model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"domain": "crystal"}, "expected molecule"),
+        ({"domain": "crystal"}, "invalid choice: 'crystal' (choose from 'molecule', 'sequence', 'protein')"),
         ({"--reward": "speed"}, "got 'speed', expected one of qed"),
         ({"--reward": "similarity:((("}, "expected a valid SMILES"),
         ({"--reward": "no_such_module:f"}, "no_such_module"),

@@ -163,6 +163,48 @@ def test_valid_unique_and_novel_graphs(tmp_path, monkeypatch):
     assert "valid, unique and novel [%]" in printed and "Left out: 1 samples without a graph." in printed
 
 
+def fasta(path, sequences):
+    path.write_text("".join(f">{i}\n{one}\n" for i, one in enumerate(sequences)))
+    return path
+
+
+def random_sequences(number, length=30, seed=0, letters="ACGT"):
+    import random
+
+    source = random.Random(seed)
+    return ["".join(source.choice(letters) for _ in range(length)) for _ in range(number)]
+
+
+def test_sequences(command, tmp_path):
+    """Training copies are not novel, one sequence repeats, one entry is broken; k-mer figures as `metrics` says."""
+    from sciflow.domains.sequences.alphabets import DNA
+    from sciflow.domains.sequences.metrics import kmer_likeness
+
+    train, test, out = random_sequences(20), random_sequences(30, seed=1), tmp_path / "m.json"
+    new = random_sequences(2, seed=2)
+    samples = fasta(tmp_path / "s.fasta", [train[0], *new, new[0], "ACGTXX"])
+    words = ("--reference", fasta(tmp_path / "test.fasta", test), "--train", fasta(tmp_path / "train.fa", train))
+    code, printed, _ = command("evaluate", samples, *words, "--out", out, "--report", tmp_path / "r.html")
+    assert code == 0 and "1 skipped" in " ".join(printed.split()) and "3-mer correlation" in printed
+    result = json.loads(out.read_text())
+    assert (result["domain"], result["protocol"], result["alphabet"]) == ("sequences", "kmer", "dna")
+    assert (result["samples"], result["sequences"]) == (5, 4)
+    value = {name: figure["value"] for name, figure in result["metrics"].items()}
+    assert (value["validity"], value["uniqueness"], value["novelty"]) == (0.8, 0.75, pytest.approx(2 / 3))
+    assert value["kmer3_pearson"] == pytest.approx(kmer_likeness([train[0], *new, new[0]], test, 3, DNA)[0])
+    assert (tmp_path / "r.html").read_text().count("<svg") == 4
+
+
+def test_protein_sequences_are_recognised(tmp_path):
+    letters = "ACDEFGHIKLMNPQRSTVWY"
+    reference = fasta(tmp_path / "p.fasta", random_sequences(30, letters=letters))
+    objects = [*random_sequences(4, seed=1, letters=letters), None]
+    report = evaluate(objects, reference, domain="sequences")
+    assert report["alphabet"] == "protein" and report["metrics"]["validity"]["value"] == 0.8
+    with pytest.raises(UserError, match="motifs is for nucleotides"):
+        evaluate(objects, reference, domain="sequences", protocol="motifs")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words", "expected"),
     [
@@ -171,7 +213,9 @@ def test_valid_unique_and_novel_graphs(tmp_path, monkeypatch):
         ("broken.smi", "C1CC((\n", (), "got no molecule"),
         ("columns.csv", "name,value\na,1\n", (), "expected one named smiles"),
         ("unknown.xyz", "C 0 0 0\n", (), "does not tell the domain"),
-        ("good.smi", "CC\n", ("--domain", "cells"), "expected one of molecules, graphs"),
+        ("good.smi", "CC\n", ("--domain", "cells"), "expected one of molecules, graphs, sequences"),
+        ("good.fasta", ">a\nACGT\n", ("--protocol", "magic"), "expected one of kmer, motifs"),
+        ("empty.fasta", "", ("--protocol", "kmer"), "csv"),
         ("good.smi", "CC\n", ("--domain", "graphs", "--protocol", "gdss"), ".csv"),
         ("good.smi", "CC\n", ("--protocol", "magic"), "expected one of gdss, fast"),
         ("good.smi", "CC\n", ("--reference", "nothing"), "nothing"),
