@@ -17,7 +17,7 @@ is the choice of how a token's one-hot vector depends on p = softmax(log p), g G
 | `JointGumbel` | events and token in one soft draw over K + 1 states, as in the released DRAKES | its own |
 
 Sources: Jang et al. and Maddison et al. 2017 (Gumbel softmax), Liu et al. 2023 (ReinMax, arXiv 2304.08612, equation 5
-and algorithm 2), Wang et al. 2025 (DRAKES, arXiv 2410.13643). Measured biases: docs/architecture.md.
+and algorithm 2), Wang et al. 2025 (DRAKES, arXiv 2410.13643). Measured errors: tests/core/test_relaxation.py.
 """
 
 from __future__ import annotations
