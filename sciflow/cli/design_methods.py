@@ -155,7 +155,7 @@ def tuned_way(
                 steps=arguments.updates,
                 learning_rate=arguments.learning_rate
                 or cards().get(str(arguments.model), {}).get("learning_rate", RATE),
-                batch_size=min(arguments.batch_size, 32),
+                batch_size=min(arguments.batch_size, 128 if plan.steps <= SMALL_LENGTH else 32),  # short paths are cheap
                 solver=plan.solvers["seq"],
                 moves=plan.steps,
                 grad_last=min(plan.steps, GRADIENT_MOVES),
