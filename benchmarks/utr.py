@@ -1,15 +1,16 @@
 """R1: design of 5' untranslated regions of 50 nucleotides towards ribosome load, every guidance at stated budgets.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/utr.py [--num 128] [--seeds 3] [--rows svdd] [--learned 2000]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/utr.py [--num 128] [--seeds 3] [--rows svdd drakes] [--learned N]
 
 Prior: independent uniform nucleotides (as the random library of the assay), revealed one per move in random order.
-    Reward:
-predictor a of Sample et al. 2019; predictor b, trained separately on the same assay, is HELD OUT: what rises in a and
-falls in b is exploitation of a. Both predict one assay in one cell line; neither is ribosome load in a living tissue.
+Reward: predictor a of Sample et al. 2019; predictor b, trained separately on the same assay, is HELD OUT: what rises in
+a and falls in b is exploitation of a. Both predict one assay in one cell line; neither is ribosome load in a living
+tissue.
 
-Columns: quantiles 50/80/90 % of a, median of b, mean pairwise Hamming distance (share of positions), share of unique
-sequences, sequences scored by a per design, CPU seconds per batch of designs. Means over seeds. `spec` is the figure
-of the reference implementation (svdd.md, sections 5 and 9: a-median, b-median), tolerance 0.05.
+Columns: median of b for each seed, quantiles 50/80/90 % of a, median of b, mean pairwise Hamming distance (share of
+positions), share of unique sequences, sequences scored by a per design, CPU seconds per batch of designs. Means over
+seeds. DRAKES is tuned anew for each seed; its tuning is part of its cost. `spec` is the figure of the reference
+implementation (svdd.md, sections 5 and 9: a-median, b-median), tolerance 0.05.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sciflow.core.hooks import Hook
 from sciflow.core.noise import PerSample
 from sciflow.core.state import Layout, State
 from sciflow.core.values import LearnedValue, PosteriorSamples
+from sciflow.domains.sequences.network import SequenceCNN
 from sciflow.domains.sequences.utr import UTRReward, utr_reward
 from sciflow.domains.sequences.value_network import ValueCNN
 from sciflow.guidance.enumeration import Enumeration
@@ -38,6 +40,8 @@ from sciflow.model import Model
 from sciflow.processes.masked import Masked
 from sciflow.sampling import SamplingPlan
 from sciflow.solvers.any_order import AnyOrder
+from sciflow.training.reward import fine_tune
+from sciflow.training.reward_path import ExactPathKL
 from sciflow.training.value import Linex, fit_value
 
 LENGTH, PARTICLES = 50, 10
@@ -71,11 +75,10 @@ def score(reward: UTRReward, x: Tensor) -> Tensor:
     return torch.cat([reward.score(part) for part in x.split(8192)])
 
 
-def model() -> Model:
-    """The prior with one token per move."""
-    return Model(
-        {"seq": Masked(4)}, UniformPrior(), SamplingPlan({"seq": AnyOrder()}, Uniform(end=0.0), LENGTH, final="sample")
-    )
+def model(network: nn.Module | None = None) -> Model:
+    """A network, or the prior, with one token per move."""
+    plan = SamplingPlan({"seq": AnyOrder()}, Uniform(end=0.0), LENGTH, final="sample")
+    return Model({"seq": Masked(4)}, UniformPrior() if network is None else network, plan)
 
 
 def template(batch: int) -> State:
@@ -83,9 +86,9 @@ def template(batch: int) -> State:
     return State({"seq": torch.zeros(batch, LENGTH, dtype=torch.long)}, {"seq": Layout(batch)})
 
 
-def sample(num: int, seed: int, hooks: list[Hook]) -> Tensor:
-    """Tokens (num, 50)."""
-    made = model()
+def sample(num: int, seed: int, hooks: list[Hook], made: Model | None = None) -> Tensor:
+    """Tokens (num, 50) of a model, or of the prior."""
+    made = model() if made is None else made
     sampler, noise = made.sampling.sampler(made.processes, hooks), PerSample(seed)
     start = sampler.prior(template(num), noise)
     return sampler.run(start, made.denoiser, noise, steps=LENGTH, final="sample").state["seq"]
@@ -124,6 +127,39 @@ def grouped(make: Callable[[Counted], Hook]) -> Method:
     return run
 
 
+def drakes(alpha: float, steps: int, batch: int = 32, moves: int = 10, rate: float = 1e-2, hidden: int = 32) -> Method:
+    """DRAKES: a network whose last layer is zero IS the uniform prior; tuned for `steps` steps, sampled without hooks.
+
+    Paths of the tuning unmask 50/`moves` letters per move; designs are sampled letter by letter. Nothing stops the
+    tuning but the number of steps: the held-out predictor takes no part in it. The prior's log-probabilities are
+    constant, so no gradient flows through it and none is computed.
+    """
+
+    def run(num: int, seed: int, reward: Counted) -> Tensor:
+        torch.manual_seed(seed)
+        network = SequenceCNN(4, hidden, stacks=1)
+        nn.init.zeros_(network.last.weight)
+        nn.init.zeros_(network.last.bias)
+        tuned = fine_tune(
+            model(network),
+            reward.reward,
+            alpha=alpha,
+            steps=steps,
+            batch_size=batch,
+            learning_rate=rate,
+            moves=moves,
+            seed=seed,
+            template=template(1),
+            validation=0,
+            recompute=False,
+            divergence=ExactPathKL(through_frozen=False),
+        )
+        reward.scored += steps * batch
+        return sample(num, seed, [], tuned)
+
+    return run
+
+
 def methods() -> dict[str, tuple[Method, str]]:
     """Name -> how to make designs, and the figures of svdd.md."""
 
@@ -153,7 +189,7 @@ def methods() -> dict[str, tuple[Method, str]]:
             grouped(lambda r: SMC(completed(r, 8, 0.05), 0.05, PARTICLES, guide=gradient(r))),
             "",
         ),
-        # DRAKES (a tuned denoiser) belongs here: a method that loads it and samples without hooks
+        "DRAKES, alpha 0.05, 300 steps": (drakes(0.05, 300), ""),
     }
 
 
@@ -177,7 +213,7 @@ def hamming(x: Tensor) -> float:
 
 
 def measure(method: Method, num: int, seeds: int, a: UTRReward, b: UTRReward) -> Tensor:
-    """Figures of one row, means over seeds."""
+    """Figures of one row, (seeds, 8)."""
     rows = []
     for seed in range(seeds):
         reward, start = Counted(a), time.process_time()
@@ -186,7 +222,7 @@ def measure(method: Method, num: int, seeds: int, a: UTRReward, b: UTRReward) ->
         quantiles = score(a, x).double().quantile(torch.tensor([0.5, 0.8, 0.9], dtype=torch.float64)).tolist()
         held_out = float(score(b, x).median())
         rows.append([*quantiles, held_out, hamming(x), len(x.unique(dim=0)) / num, reward.scored / num, seconds])
-    return torch.tensor(rows, dtype=torch.float64).mean(0)
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def main() -> None:
@@ -194,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=128, help="designs per seed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    parser.add_argument("--rows", nargs="*", default=[""], help="only rows whose name contains one of these")
     parser.add_argument("--learned", type=int, default=0, help="updates of a learned value network; 0: none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -202,12 +238,15 @@ def main() -> None:
     print(f"{platform.machine()}, 1 thread, CPU time; torch {torch.__version__}; {arguments.num} designs")
     print(f"seeds 0 .. {arguments.seeds - 1}\n")
     rows = methods() | (learned(arguments.learned, a) if arguments.learned else {})
-    print("| method | a 50 % | a 80 % | a 90 % | b 50 % | Hamming | unique | scored per design | CPU s | spec |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = "method | b 50 %, each seed | a 50 % | a 80 % | a 90 % | b 50 % | Hamming | unique | scored per design"
+    print(f"| {columns} | CPU s | spec |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, (method, published) in rows.items():
-        if arguments.rows.lower() in name.lower():
-            *figures, scored, seconds = measure(method, arguments.num, arguments.seeds, a, b).tolist()
+        if any(part.lower() in name.lower() for part in arguments.rows):
+            found = measure(method, arguments.num, arguments.seeds, a, b)
+            *figures, scored, seconds = found.mean(0).tolist()
             shown = " | ".join(f"{figure:.3f}" for figure in figures)
+            shown = f"{' / '.join(f'{value:.3f}' for value in found[:, 3])} | {shown}"
             print(f"| {name} | {shown} | {scored:.0f} | {seconds:.1f} | {published} |", flush=True)
 
 

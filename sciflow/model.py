@@ -23,7 +23,7 @@ from sciflow.core.denoiser import Denoiser
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
 from sciflow.core.hooks import Hook
-from sciflow.core.noise import PerSample
+from sciflow.core.noise import PRIOR, PerSample
 from sciflow.core.process import Process
 from sciflow.core.row_cache import RowCache
 from sciflow.core.spaces import Discrete
@@ -116,7 +116,10 @@ class Model(nn.Module):
             plan: Another sampling plan.
             hooks: Guidance.
             template: State with the layouts and conditions of the samples, in place of `sizes`. Its condition "fixed",
-                (B, L) int64 and -1 where free, gives tokens that are known from the start.
+                (B, L) int64 and -1 where free, gives tokens that are known from the start (masked processes only).
+
+        Raises:
+            UserError: No codec, or known tokens that the model cannot keep.
         """
         if self.codec is None:
             raise UserError("this model has no codec: it was saved before it saw data")
@@ -136,11 +139,25 @@ class Model(nn.Module):
         try:
             state = sampler.prior(template, noise)
             if "fixed" in state.cond:
-                fixed = state.cond["fixed"]
-                state = state.put(**{name: torch.where(fixed < 0, state[name], fixed) for name in tokens})
-            return sampler.run(state, self.denoiser, noise, steps=plan.steps, final=plan.final).state  # type: ignore[arg-type]
+                state = _with_known_tokens(state, self.processes)
+            state = sampler.run(state, self.denoiser, noise, steps=plan.steps, final=plan.final).state  # type: ignore[arg-type]
+            return self._finished(state, noise, plan.grid.moves(plan.steps)[-1][1])
         finally:
             self.denoiser.train(training)
+
+    def _finished(self, state: State, noise: PerSample, clock: float) -> State:
+        """Data: masks that a solver left (tau-leaping, grids that end above 0) are drawn at once, fields decoded."""
+        left = [n for n, p in self.processes.items() if hasattr(p, "masked") and bool(_masks(p, state, n).any())]
+        if left:
+            t = torch.tensor(clock, dtype=torch.float64)
+            with torch.no_grad():
+                predictions = self.denoiser(self.denoiser.prepare(state), dict.fromkeys(state.fields, t))
+            for name in left:
+                process: Any = self.processes[name]
+                law = process.reconstruction(state[name], predictions[name].to("data"), t, state.layouts[name])
+                drawn = law.sample(noise.at(f"{name}/rest", PRIOR))
+                state = state.put(**{name: torch.where(_masks(process, state, name), drawn, state[name])})
+        return state.put(**{name: process.decode(state[name], None) for name, process in self.processes.items()})
 
     def sample_state(
         self,
@@ -193,6 +210,24 @@ class Model(nn.Module):
         return objects
 
 
+def _with_known_tokens(state: State, processes: Mapping[str, Process]) -> State:
+    """The prior state with the tokens of `cond["fixed"]`. Masked processes carry them over, others would lose them."""
+    fixed, masked = state.cond["fixed"], [name for name, one in processes.items() if "masked" in one.provides()]
+    if len(masked) != 1:
+        raise UserError(
+            f"known tokens (cond['fixed']): got a model with {len(masked)} masked token fields among "
+            f"{', '.join(processes)}, expected exactly one; other processes do not keep tokens"
+        )
+    name, x = masked[0], state[masked[0]]
+    letters: int = processes[name].tokens  # type: ignore[assignment]
+    if fixed.shape != x.shape or fixed.is_floating_point() or bool((fixed >= letters).any()):
+        raise UserError(
+            f"known tokens (cond['fixed']): got {fixed.dtype} {tuple(fixed.shape)}, expected integers "
+            f"{tuple(x.shape)} below {letters}, -1 where free"
+        )
+    return state.put(**{name: torch.where(fixed < 0, x, fixed)})
+
+
 def load(source: str | Path) -> Model:
     """Load a model for sampling.
 
@@ -242,6 +277,12 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     prefix = "model.denoiser."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return checkpoint["sciflow"], weights
+
+
+def _masks(process: Any, state: State, name: str) -> Tensor:
+    """Which real entries of a token field are masked: bool like the field."""
+    masked, mask = process.masked(state[name]), state.layouts[name].mask
+    return masked if mask is None else masked & (mask > 0)
 
 
 def _check_number(name: str, value: int) -> None:

@@ -23,7 +23,7 @@ class SamplingPlan(Configurable):
         steps: Number of moves.
         correct: Field -> corrector.
         n_correct: Corrector rounds per move.
-        final: "mean" drops the noise of the last move.
+        final: "mean" drops the noise of the last move; tokens are drawn all the same.
     """
 
     def __init__(

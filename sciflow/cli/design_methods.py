@@ -53,7 +53,8 @@ def check_method(arguments: argparse.Namespace) -> None:
         raise UserError(f"method: got '{arguments.method}', expected one of {', '.join(METHODS)}")
     if arguments.value not in ("samples", "mean"):
         raise UserError(f"value: got '{arguments.value}', expected samples or mean")
-    if arguments.alpha < 0 or (arguments.alpha == 0 and arguments.method not in ("svdd", "best_of")):
+    positive, greedy = 0 < arguments.alpha < float("inf"), arguments.method in ("svdd", "best_of")
+    if not (positive or (arguments.alpha == 0 and greedy)):
         raise UserError(f"alpha: got {arguments.alpha:g}, expected a positive number (0, greedy, only for svdd)")
     for name in ("num", "particles", "updates", "batch_size"):
         if getattr(arguments, name) < 1:
@@ -155,7 +156,9 @@ def tuned_way(
                 steps=arguments.updates,
                 learning_rate=arguments.learning_rate
                 or cards().get(str(arguments.model), {}).get("learning_rate", RATE),
-                batch_size=min(arguments.batch_size, 128 if plan.steps <= SMALL_LENGTH else 32),  # short paths are cheap
+                batch_size=min(
+                    arguments.batch_size, 128 if plan.steps <= SMALL_LENGTH else 32
+                ),  # short paths are cheap
                 solver=plan.solvers["seq"],
                 moves=plan.steps,
                 grad_last=min(plan.steps, GRADIENT_MOVES),

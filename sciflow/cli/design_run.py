@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ def execute(
         )
     write(result, arguments, settings, title)
     shelf.close()
+    if reward is not None and not any(math.isfinite(row.get("reward", math.nan)) for row in result.table):
+        raise UserError(
+            f"the reward '{arguments.reward}' gave no finite value for any of the {arguments.num} designs; they were "
+            f"written to {arguments.out} as plain samples, correct the reward"
+        )
 
 
 def write(result: Any, arguments: argparse.Namespace, settings: dict[str, Any], title: str) -> None:

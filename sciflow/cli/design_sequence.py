@@ -2,14 +2,14 @@
 best-of-N of equal network budget.
 
     sciflow design sequence --model gb1-mpnn --reward gb1 --alpha 0.5 --method svdd -n 512 --out d.fasta
-    sciflow design sequence --model promoters --reward pbm:SIX6_REF_R1 --heldout pbm:SIX6_REF_R2 --out d.fasta --report
-    r.html sciflow design sequence --model mine.ckpt --reward my_rewards:activity --method smc -n 64 --out d.csv
+    sciflow design sequence --model promoters --reward pbm:SIX6_REF_R1 --heldout pbm:SIX6_REF_R2 --report r.html
+    sciflow design sequence --model mine.ckpt --reward my_rewards:activity --method smc -n 64 --out d.csv
 
-Rewards: gb1, gb1-stability, pbm:NAME, motif:ID, utr:a, fold:mfe ..., or module:function, a Python function of a list of
-strings; see docs/howto/design-sequences.md. The held-out reward is only reported. FILE (.fasta .csv .npz) lists the
-designs best first, each with reward, held-out reward and its log-likelihood under the untuned model [nats per
-sequence]; FILE.json holds settings and figures. Finished batches are kept in FILE.parts: the same command goes on after
-a failure.
+Rewards (`sciflow list rewards`): gb1, gb1-stability, pbm:NAME, motif:ID, utr:a, fold:mfe ..., or module:function, a
+Python function of a list of strings; see docs/howto/design-sequences.md. The held-out reward is only reported. FILE
+(.fasta .csv .npz) lists the designs best first, each with reward, held-out reward and its log-likelihood under the
+untuned model [nats per sequence]; FILE.json holds settings and figures. Finished batches are kept in FILE.parts: the
+same command goes on after a failure.
 """
 
 from __future__ import annotations

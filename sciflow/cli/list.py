@@ -1,9 +1,11 @@
-"""What there is: models, datasets, processes, solvers, guidance, objectives; one line each from the docstrings.
+"""What there is: models, datasets, rewards, processes, solvers, guidance, objectives; one line each.
 
     sciflow list
     sciflow list solvers
+    sciflow list rewards
 
-The list is read from the source files without importing them: it answers at once, without any scientific library.
+The lines are those of the docstrings, read from the source files without importing them: it answers at once, without
+any scientific library.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from sciflow.core.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BASES = {"processes": "Process", "solvers": "Solver", "guidance": "Hook", "objectives": "Objective"}
-KINDS = ("models", "datasets", *BASES)
+KINDS = ("models", "datasets", "rewards", *BASES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,21 @@ def listing(kind: str) -> dict[str, str]:
         from sciflow.data import DATASETS
 
         return {name: card.title for name, card in DATASETS.items()}
+    if kind == "rewards":
+        return rewards()
     return components(PACKAGE / kind, BASES[kind])
+
+
+def rewards() -> dict[str, str]:
+    """What --reward takes -> which designs it is for, and what it is: the tables of the domains' docstrings."""
+    found: dict[str, str] = {}
+    for domain, design in (("sequences", "sequence, protein"), ("molecules", "molecule")):
+        module = ast.parse((PACKAGE / "domains" / domain / "rewards.py").read_text(encoding="utf-8"))
+        for line in (ast.get_docstring(module) or "").splitlines():
+            if line.startswith("| ``"):
+                name, text, *_ = (cell.strip().replace("``", "") for cell in line.strip("|").split("|"))
+                found[name] = "; ".join(filter(None, [found.get(name), f"{design}: {text}"]))
+    return found
 
 
 def components(folder: Path, base: str) -> dict[str, str]:

@@ -62,7 +62,7 @@ class Hook(Configurable):
         return kernel
 
     def selects(self, move: Move) -> bool:
-        """Whether candidates are drawn for this move. Never asked where the mean replaces the last draw."""
+        """Whether candidates are drawn for this move. Never asked where means replace all last draws."""
         return True
 
     def select(self, options: Sequence[State], transition: Transition) -> State:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sciflow.core.errors import UserError
 from sciflow.core.noise import Draws
 from sciflow.core.relaxation import Relaxation
 from sciflow.core.spaces import Euclidean, log_normalizer
@@ -45,8 +46,15 @@ class Kernel(ABC):
         )
 
     def tilt(self, gradient: Tensor) -> Kernel:
-        """The kernel times exp(<gradient, x>), normalised: one step of first-order guidance."""
-        raise TypeError(f"{type(self).__name__} cannot be tilted; use a stochastic solver such as Ancestral")
+        """The kernel times exp(<gradient, x>), normalised: one step of first-order guidance.
+
+        Raises:
+            UserError: The kernel has no law that could be tilted.
+        """
+        raise UserError(
+            f"{type(self).__name__} kernels cannot be tilted; use a stochastic solver that leaves the draw to the "
+            "sampler, such as Ancestral"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +132,17 @@ class Categorical(Kernel):
     layout: Layout
 
     def sample(self, draws: Draws) -> Tensor:
-        """Inverse distribution function of one uniform per entry: (rows, ...) int64."""
+        """Inverse distribution function of one uniform per entry: (rows, ...) int64.
+
+        Entries whose probabilities are NaN (a broken network) get the last state: of a masked process the mask, which
+        no codec takes for a token.
+        """
         cumulative = self.probs.cumsum(-1)
         u = draws.uniform(self.probs[..., 0], self.layout) * cumulative[..., -1]
         drawn = torch.searchsorted(cumulative, u[..., None], right=True)[..., 0]
         last_possible = (cumulative < cumulative[..., -1:]).sum(-1)  # u may round to the total
-        return torch.minimum(drawn, last_possible)
+        drawn = torch.minimum(drawn, last_possible)
+        return torch.where(cumulative[..., -1].isnan(), self.probs.shape[-1] - 1, drawn)
 
     @property
     def mean(self) -> Tensor:

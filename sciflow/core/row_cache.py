@@ -11,6 +11,7 @@ The number of new rows decides the shape of the network's batch, so one number p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ WORD = 0x9E3779B97F4A7C15 - (1 << 64)  # odd; the multiplier of a 64-bit multipl
 class RowCache(Hook):
     """Evaluates each distinct row once, and not again if it was in the last call. Give it as first hook.
 
-    For dense states without gradients; ragged ones and relaxed tokens pass through.
+    For dense states without gradients; ragged ones and relaxed tokens pass through. Conditions may change between
+    calls (guidance without classifier) if they are there when the run begins.
 
     Args:
         clock_free: The network ignores clocks (`network.clock_free`), so that rows are the same at any clock.
@@ -44,6 +46,7 @@ class RowCache(Hook):
         self.evaluated = self.asked = 0
         self.known: tuple[Tensor, dict[str, Prediction]] | None = None
         self.conditions: tuple[str, ...] = ()
+        self.common: list[Any] = []
 
     def prepare(self, state: State) -> None:
         """Forget the last run; what the network will compute from these conditions needs no hash."""
@@ -58,6 +61,9 @@ class RowCache(Hook):
             if torch.is_grad_enabled() or any(layout.index is not None for layout in state.layouts.values()):
                 self.evaluated += state.batch
                 return denoise(state, clocks)
+            common = [value for value in map(state.cond.get, self.conditions) if not _per_sample(value, state.batch)]
+            if len(common) != len(self.common) or any(a is not b for a, b in zip(common, self.common, strict=True)):
+                self.known, self.common = None, common  # other conditions for all samples: nothing is known any more
             names = row_names(state, {} if self.clock_free else clocks, self.conditions)
             values = self._values(state, clocks, names, denoise)
             self.known = (names, values)
@@ -111,7 +117,7 @@ def row_names(state: State, clocks: Mapping[str, Tensor], conditions: Sequence[s
     per_sample += [
         part for layout in state.layouts.values() for part in (layout.mask, layout.anchor) if part is not None
     ]
-    per_sample += [state.cond[one] for one in conditions if isinstance(state.cond[one], Tensor)]
+    per_sample += [state.cond[one] for one in conditions if _per_sample(state.cond.get(one), state.batch)]
     name = torch.zeros(state.batch, dtype=torch.int64, device=next(iter(state.fields.values())).device)
     for value in per_sample:
         if value.ndim == 0:
@@ -123,6 +129,11 @@ def row_names(state: State, clocks: Mapping[str, Tensor], conditions: Sequence[s
             words = words.double().view(torch.int64)
         name = _mix(name * WORD + (_mix(words.long() * WORD + _weights(words.shape[1], name.device)) * WORD).sum(1))
     return name
+
+
+def _per_sample(value: Any, batch: int) -> bool:
+    """Whether a condition has an entry for each sample, as in `State`."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
 
 
 def _mix(words: Tensor) -> Tensor:

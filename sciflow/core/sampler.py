@@ -17,11 +17,13 @@ from torch import Tensor
 from sciflow.core.errors import UserError
 from sciflow.core.grids import Grid
 from sciflow.core.hooks import Denoise, Hook, Transition
-from sciflow.core.kernels import Kernel
+from sciflow.core.kernels import Categorical, Kernel, RelaxedCategorical
 from sciflow.core.noise import PRIOR, Move, Noise
 from sciflow.core.process import Prediction, Process
 from sciflow.core.solver import Memory, Solver, check_fit
 from sciflow.core.state import State
+
+TOKENS = (Categorical, RelaxedCategorical)  # kernels whose `mean` is no value of the field
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,8 @@ class Sampler:
             denoiser: `Denoiser` or any callable (state, clocks) -> {field: Prediction}.
             noise: Source of all random numbers.
             steps: Number of moves.
-            final: "mean" returns the mean of the last kernel instead of a draw (removes the last noise).
+            final: "mean" returns the mean of the last kernel instead of a draw (removes the last noise). Tokens have no
+                mean and are drawn all the same: their most probable value would be of another law.
             grad_last: Gradients flow through this many last moves; 0: none.
             record: Keep the path.
         """
@@ -156,16 +159,17 @@ class Sampler:
         state, kernels = self._stage(
             self.solvers, state, move, t, s, denoise, noise, memory, self._proposals(transition)
         )
+        random = {name: kernel for name, kernel in kernels.items() if not mean or isinstance(kernel, TOKENS)}
         if mean:  # before the hooks: what they impose (in-painting, constraints) holds for the mean too
-            state = state.put(**{name: kernel.mean for name, kernel in kernels.items()})
+            state = state.put(**{name: kernel.mean for name, kernel in kernels.items() if name not in random})
         copies = 0
         for hook in self.hooks:
-            if hook.candidates > 1 and hook.selects(move) and not mean:
+            if hook.candidates > 1 and random and hook.selects(move):
                 # further draws of the SAME kernels: no network call
                 others = []
                 for _ in range(1, hook.candidates):
                     copies += 1
-                    draws = {name: kernel.sample(noise.at(name, move, copies)) for name, kernel in kernels.items()}
+                    draws = {name: kernel.sample(noise.at(name, move, copies)) for name, kernel in random.items()}
                     others.append(state.put(**draws))
                 state = hook.select([state, *others], transition)
             state = hook.after(state, kernels, transition)

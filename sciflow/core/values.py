@@ -111,7 +111,8 @@ class LearnedValue(Value):
         """No call of the denoiser."""
         if move.s <= 0 and self.reward is not None:
             return self.reward(state)
-        clock = torch.tensor(move.s, dtype=torch.get_default_dtype())
+        device = next(iter(state.fields.values())).device
+        clock = torch.tensor(move.s, dtype=torch.get_default_dtype(), device=device)
         return self.network(state, dict.fromkeys(state.fields, clock))["value"]
 
 

@@ -40,6 +40,7 @@ class SMC(Hook):
 
     Put it first: hooks after it may change kernels, the weights see to it. Solvers with a memory (multistep ones) are
     not for particles that are resampled. Exact with `final="sample"`: a last move that takes the mean is no draw.
+    Not together with a hook that selects (`SVDD`): its candidates would be those of particles before the resampling.
 
     Args:
         value: Values of states; NaN is -inf: the particle has no weight.

@@ -57,8 +57,8 @@ class SVDD(Hook):
         fields, move, noise = options[0].fields, transition.move, transition.noise
         if move.s > 0 and all(_same(options[0][name], options[1][name]) for name in fields):
             raise UserError(
-                "SVDD: all candidates are the same, the solver draws nothing in its last stage; "
-                "choose a stochastic one such as Ancestral or EulerMaruyama"
+                "SVDD: all candidates are the same, the solver leaves nothing to draw (it is deterministic, or draws "
+                "by itself like FirstHitting and Gillespie); choose a stochastic one such as Ancestral, AnyOrder"
             )
         copies = options[0].repeat(len(options)).put(**{name: torch.cat([o[name] for o in options]) for name in fields})
         values = self.value(copies, move, transition.denoise, CommonNoise(noise, len(options)))
@@ -71,8 +71,8 @@ class SVDD(Hook):
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal continuous fields; tokens may well agree by chance."""
-    return one.is_floating_point() and torch.equal(one, other)
+    """Equal continuous fields; tokens may well agree by chance, but two draws of a kernel are never ONE tensor."""
+    return one is other or (one.is_floating_point() and torch.equal(one, other))
 
 
 def selection_weights(values: Tensor, alpha: float) -> Tensor:

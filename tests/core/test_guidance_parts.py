@@ -7,6 +7,7 @@ import torch
 from oracles import F64, f64
 from torch import Tensor
 
+from sciflow.core.errors import UserError
 from sciflow.core.grids import Uniform
 from sciflow.core.hooks import Hook, Transition
 from sciflow.core.kernels import Categorical, Dirac, Gaussian, Kernel
@@ -92,7 +93,7 @@ def test_tilted_categories():
 
 
 def test_a_point_cannot_be_tilted():
-    with pytest.raises(TypeError, match="Ancestral"):
+    with pytest.raises(UserError, match="Ancestral"):
         Dirac(f64([1.0])).tilt(f64([1.0]))
 
 

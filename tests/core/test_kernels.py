@@ -54,6 +54,12 @@ def test_symmetric_density_counts_each_pair_once():
         torch.testing.assert_close(got[i], truth)
 
 
+def test_entries_without_probabilities_stay_masked():
+    """A network that returns NaN must not look like one that says "A": the entry gets the last state, the mask."""
+    probs = torch.tensor([[[0.0, 1.0, 0.0], [torch.nan, 0.5, 0.5], [0.2, torch.nan, 0.0]]])
+    assert Categorical(probs, Layout(1)).sample(Fresh(0)).tolist() == [[1, 2, 2]]
+
+
 @pytest.mark.parametrize("per_entry", [False, True])
 def test_gaussian_density_and_kl_against_torch(per_entry):
     layout, shape = Layout(3), (3, 4, 2)

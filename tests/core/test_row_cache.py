@@ -100,6 +100,31 @@ def test_conditions_tell_rows_apart_and_derived_ones_are_not_hashed():
     torch.testing.assert_close(out, Network()(given, CLOCK)["seq"].value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(torch.ones(1, 1, 1), torch.zeros(1, 1, 1)), (torch.ones(4, 1, 3), torch.zeros(4, 1, 3)), (1.0, 0.0), (1.0, None)],
+    ids=["shared tensor", "per sample", "number", "left out"],
+)
+def test_conditions_that_change_between_calls_are_seen(first, second):
+    """As in guidance without classifier: the same rows with and without condition. Equal conditions are not lost."""
+
+    def network(state: State, clocks) -> dict[str, Prediction]:
+        calls.append(state.batch)
+        offset = state.cond.get("offset")
+        value = torch.zeros(state.batch, LENGTH, 3) + (0.0 if offset is None else offset)
+        return {"seq": Prediction(value, "logits", PROCESS, state["seq"], clocks["seq"], state.layouts["seq"])}
+
+    cache, calls, given = RowCache(clock_free=True), [], state(tokens(4), offset=first)
+    cache.prepare(given)
+    call = torch.no_grad()(cache.wrap(network))
+    changed = given.condition(offset=second)
+    values = [
+        call(one, CLOCK)["seq"].value[0, 0, 0].item() for one in (given, given, changed, changed.repeat(2), given)
+    ]
+    assert values == [1.0, 1.0, 0.0, 0.0, 1.0]
+    assert calls == [4, 4, 4]
+
+
 def test_names_of_close_rows_differ():
     """All 4096 token rows of length 6 and single-bit changes of floats: no collision (chance 1e-12)."""
     every = torch.cartesian_prod(*[torch.arange(4)] * LENGTH)

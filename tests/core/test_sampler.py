@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from oracles import F64, FIELD, GaussianOracle, f64, together
-from stats import batch_state, run
+from stats import Z_LIMIT, batch_state, mean_z, run
 
 from sciflow.core import schedules
 from sciflow.core.errors import UserError
 from sciflow.core.grids import Explicit, Uniform
 from sciflow.core.hooks import Hook
 from sciflow.core.noise import Fresh, Move, PerSample
+from sciflow.core.process import Prediction
 from sciflow.core.sampler import Sampler
 from sciflow.core.solver import drive_one
 from sciflow.core.state import Layout, State
@@ -254,6 +255,34 @@ def test_hooks_have_the_last_word_on_the_final_mean():
     sampler = Sampler(PAIR, {"a": Ancestral()}, GRID, hooks=[Zero()])
     solution = sampler.run(pair_state(), Spy(), Fresh(), steps=2, final="mean", record=True)
     assert bool((solution.state["a"] == 0).all()) and solution.path[-1] is solution.state
+
+
+class ConstantTokens:
+    """Oracle of one Gaussian field `a` and tokens `seq` with p = (0.6, 0.4) everywhere."""
+
+    processes = {"a": PAIR["b"], "seq": Masked(2, kind="data")}
+
+    def __call__(self, state, clocks):
+        layouts, probs = state.layouts, f64([0.6, 0.4]).expand(*state["seq"].shape, 2)
+        values = {"a": torch.zeros_like(state["a"]), "seq": probs}
+        return {n: Prediction(v, "data", self.processes[n], state[n], clocks[n], layouts[n]) for n, v in values.items()}
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_tokens_are_drawn_even_where_the_final_mean_is_asked_for(candidates):
+    """The most probable token would be of another law. z-test, false alarm 1e-5; hooks still choose among tokens."""
+    count, log = 4000, []
+    oracle, solvers = ConstantTokens(), {"a": Ancestral(), "seq": Ancestral()}
+    fields = {"a": torch.ones(count, 1, dtype=F64), "seq": torch.full((count, 1), 2)}
+    start = State(fields, dict.fromkeys(fields, Layout(count)))
+    hook = Log("first", log, candidates=candidates)
+    sampler = Sampler(oracle.processes, solvers, Uniform(0.9, 0.0), hooks=[hook])
+    end = sampler.run(start, oracle, PerSample(2), steps=1, final="mean").state
+    assert bool((end["a"] == 0).all())  # the mean of the Gaussian's last kernel
+    assert mean_z(end["seq"].double().flatten(), 0.4) < Z_LIMIT
+    if candidates > 1:
+        first, second = hook.options
+        assert torch.equal(first["a"], second["a"]) and not torch.equal(first["seq"], second["seq"])
 
 
 def test_candidates_are_draws_of_the_same_kernel_without_network_calls():

@@ -194,5 +194,5 @@ def test_a_reward_without_gradient_is_refused():
 
 
 def test_a_deterministic_solver_is_refused():
-    with pytest.raises(TypeError, match="stochastic solver"):
+    with pytest.raises(UserError, match="stochastic solver"):
         points(GradientGuidance(lambda clean: clean[POINT][:, 0]), 2, 2, DDIM())

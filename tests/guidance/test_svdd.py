@@ -32,6 +32,8 @@ from sciflow.processes.masked import Masked
 from sciflow.solvers.ancestral import Ancestral
 from sciflow.solvers.any_order import AnyOrder
 from sciflow.solvers.dpmpp import DDIM
+from sciflow.solvers.first_hitting import FirstHitting
+from sciflow.solvers.gillespie import Gillespie
 
 ALPHA, MEAN, VARIANCE = 0.5, 2.0, 0.25  # reward r(x0) = x0: exact tilt N(MEAN + VARIANCE / ALPHA, VARIANCE)
 PROCESS = GaussianProcess(VP(), kind="data")
@@ -254,3 +256,19 @@ def test_additive_reward_of_measured_variants(data_dir: Path):
     p_values = [chi_square(torch.bincount(i, minlength=20), law) for i, law in zip(x.T, target, strict=True)]
     assert min(p_values) > FALSE_ALARM / 16
     assert min(chi_square(torch.bincount(i, minlength=20), torch.full((20,), 0.05)) for i in x.T) < FALSE_ALARM
+
+
+@pytest.mark.parametrize("solver", [FirstHitting(), Gillespie()], ids=lambda solver: type(solver).__name__)
+def test_solvers_that_draw_tokens_by_themselves_are_refused(solver):
+    """Their kernels are points: the choice would be among equal candidates and nothing would be guided."""
+    process = Masked(3, kind="data")
+
+    def oracle(state: State, clocks) -> dict[str, Prediction]:
+        x, layout = state[FIELD], state.layouts[FIELD]
+        return {FIELD: Prediction(torch.full((*x.shape, 3), 1 / 3), "data", process, x, clocks[FIELD], layout)}
+
+    hook = SVDD(PosteriorMean(lambda clean: clean[FIELD].double().sum(1)), 4, ALPHA)
+    sampler = Sampler({FIELD: process}, {FIELD: solver}, Uniform(end=0.0), hooks=[hook])
+    start = State({FIELD: torch.full((2, 4), 3)}, {FIELD: Layout(2)})
+    with pytest.raises(UserError, match="draws by itself like FirstHitting and Gillespie"):
+        sampler.run(start, oracle, Fresh(0), steps=2)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import sciflow.interop.gb1 as interop_gb1
+from sciflow.cli.main import main
 from sciflow.core.errors import UserError
 from sciflow.core.noise import Fresh
 from sciflow.core.order_likelihood import order_bound
@@ -21,6 +22,7 @@ from sciflow.domains.sequences.gb1 import SITES, read_table
 from sciflow.domains.sequences.structure import Backbone, BackboneCodec
 from sciflow.interop.gb1 import gb1_model, table_of
 from sciflow.interop.proteinmpnn import VARIANTS, convert_weights, load_network, proteinmpnn
+from sciflow.model import load
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "proteinmpnn_golden.json").read_text())
 # data README: 4 designs each, 16 steps, temperature 0.1
@@ -161,6 +163,9 @@ def test_gb1_model_is_rebuilt_once_from_a_structure(data_dir: Path, tmp_path: Pa
     assert torch.equal(gb1_model(tmp_path, structure="2gi9.pdb").denoiser.network.table, table)
     assert (cache_root() / "gb1-mpnn.safetensors").is_file()
     assert torch.equal(gb1_model(tmp_path).denoiser.network.table, table)
+    (tmp_path / "2gi9.pdb").touch()
+    assert main(["convert", "gb1", str(tmp_path / "2gi9.pdb"), str(tmp_path / "gb1.safetensors")]) in (0, None)
+    assert torch.equal(load(tmp_path / "gb1.safetensors").denoiser.network.table, table)
 
 
 def test_other_proteins_are_refused(data_dir: Path):

@@ -147,3 +147,18 @@ def test_rate_bound_refuses_plain_rates():
     pred = Prediction(torch.rand(2, 3), "rates", Jump(3), x, torch.tensor(0.5), Layout(2))
     with pytest.raises(UserError, match="Jump has none"):
         RateBound()(pred, Example(FIELD, x, State({FIELD: x}, {FIELD: Layout(2)}), lambda s, c: {}))
+
+
+def test_half_precision_logits_are_normalised_in_single_precision():
+    """Mixed precision: the losses of bfloat16 logits are those of the same logits in float32, to its last digits."""
+    x0 = torch.randint(0, 4, (8, 50), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(8, 50, 4, generator=torch.Generator().manual_seed(1)).bfloat16()
+    process, layout, x = Masked(4), Layout(8), torch.full((8, 50), 4)
+    example = Example(FIELD, x0, State({FIELD: x}, {FIELD: layout}), lambda state, clocks: {})
+    half, single = (
+        MaskedNELBO()(Prediction(value, "logits", process, x, torch.full((8,), 0.5), layout), example)
+        for value in (logits, logits.float())
+    )
+    assert torch.allclose(half, single, rtol=1e-6, atol=0)
+    pred = Prediction(logits, "logits", process, x, torch.tensor(0.5), layout)
+    assert torch.allclose(pred.to("data").double().sum(-1), torch.ones(8, 50, dtype=F64), rtol=0, atol=1e-6)

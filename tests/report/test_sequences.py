@@ -53,8 +53,10 @@ def test_a_fall_within_the_noise_is_called_so():
     assert all("may be chance" in remark for remark in found) and len(found) == 2
 
 
-def test_nothing_is_said_where_all_is_well():
-    assert not remarks(result(scored(2 + SPREAD, 1 + SPREAD), scored(SPREAD, SPREAD), scored(1 + SPREAD, 0.5 + SPREAD)))
+def test_a_heldout_reward_that_rises_too_is_said():
+    found = remarks(result(scored(2 + SPREAD, 1 + SPREAD), scored(SPREAD, SPREAD), scored(1 + SPREAD, 0.5 + SPREAD)))
+    assert len(found) == 2 and all("and the held-out reward with it" in remark for remark in found)
+    assert "rises by 2 and" in found[0] and "with it, by 0.5 " in found[1]
 
 
 def test_collapse_missing_judge_random_letters_and_nan():

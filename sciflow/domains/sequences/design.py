@@ -184,7 +184,7 @@ def design_sequences(
     free = None if fixed is None else (fixed < 0).nonzero()[:, 0].tolist()
     summary = {name: summarise(one, alphabet, floor, train, native, free) for name, one in methods.items()}
     not_finite = 0 if reward is None else reward.not_finite
-    return SequenceDesigns(method, methods, design_table(methods[method]), summary, alphabet, not_finite)
+    return SequenceDesigns(method, methods, design_table(methods[method], floor), summary, alphabet, not_finite)
 
 
 def any_order_plan(model: Any, steps: int | None = None, fixed: Tensor | None = None) -> Any:
@@ -212,16 +212,35 @@ def _score_of(reward: SequenceReward | None) -> Callable[[list[str]], np.ndarray
 
 
 def _value_of(reward: SequenceReward | None) -> Callable[[State], Tensor]:
-    """The reward of clean states; of relaxed tokens (B, L, K) with its gradient."""
+    """The reward of clean states; of relaxed tokens (B, L, K) with its gradient.
+
+    Where either is NaN or infinite the sequence is counted and steered by nothing in that move.
+    """
 
     def value(clean: State) -> Tensor:
         tokens, layout = clean[FIELD], clean.layouts[FIELD]
         if tokens.is_floating_point():
-            return reward.score(tokens, layout.mask)  # type: ignore[union-attr]
+            return _finite_score(reward, tokens, layout.mask)  # type: ignore[arg-type]
         values = reward(tokens, layout.sizes)  # type: ignore[misc]
         return torch.from_numpy(values).to(tokens.device)
 
     return value
+
+
+def _finite_score(reward: SequenceReward, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    tokens = tokens.clone()  # a hook of its own: the gradient of this reward and no other
+    found = reward.score(tokens, mask)  # type: ignore[attr-defined]
+    finite = found.isfinite()
+    reward.not_finite += int((~finite).sum())
+
+    def cleared(gradient: Tensor) -> Tensor:
+        usable = gradient.isfinite().flatten(1).all(1)
+        reward.not_finite += int((finite & ~usable).sum())
+        return torch.where(usable[:, None, None], gradient, 0)
+
+    if tokens.requires_grad:
+        tokens.register_hook(cleared)
+    return torch.where(finite, found, 0)
 
 
 def _scored(
@@ -240,8 +259,8 @@ def _scored(
     return Scored(designs, None if heldout is None else heldout(designs.records), found)
 
 
-def design_table(scored: Scored) -> list[dict[str, Any]]:
-    """One row per design, best reward first; without rewards by log-likelihood."""
+def design_table(scored: Scored, floor: float | None = None) -> list[dict[str, Any]]:
+    """One row per design, best reward first; without rewards by log-likelihood. Rewards of `floor` were NaN."""
     designs = scored.designs
     rows = []
     for i, sequence in enumerate(designs.records):
@@ -252,6 +271,9 @@ def design_table(scored: Scored) -> list[dict[str, Any]]:
             row["heldout"] = float(scored.heldout[i])
         rows.append({**row, "loglik": float(scored.log_likelihoods[i]), "sample": int(designs.samples[i])})
     rows.sort(key=lambda row: -row.get("reward", row["loglik"]))
+    for row in rows:
+        if floor is not None and row.get("reward") == floor:
+            row["reward"] = float("nan")
     return [{"name": f"design_{i:04d}", **row} for i, row in enumerate(rows, 1)]
 
 

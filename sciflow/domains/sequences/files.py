@@ -110,7 +110,8 @@ def read_sequences(
         raise UserError(f"{path}: cannot be read as a {_ending(path)} file ({error})") from error
     if not table.sequences:
         raise UserError(
-            f"{path}: got no {alphabet.name} sequence ({report}), expected at least one in {alphabet.letters}"
+            f"{path}: got no {alphabet.name} sequence ({report}), expected at least one in {alphabet.letters} "
+            f"(another of {', '.join(ALPHABETS)}? In training say --data.alphabet)"
         )
     return table, report
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,9 @@ def _from_pyjaspar(identifier: str) -> Motif:
         library = require("pyjaspar", "motifs")
     except UserError as error:
         raise UserError(f"motif '{identifier}' is in none of {', '.join(COLLECTIONS)}, and {error}") from None
-    found = library.jaspardb().fetch_motif_by_id(identifier)
+    with warnings.catch_warnings():  # its warning says what the error says
+        warnings.simplefilter("ignore")
+        found = library.jaspardb().fetch_motif_by_id(identifier)
     if found is None:
         raise UserError(f"motif: got '{identifier}', expected a JASPAR identifier such as MA0108.3, or FILE#NAME")
     return _from_biopython(found)

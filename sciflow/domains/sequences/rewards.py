@@ -8,7 +8,7 @@
 | ``pbm:SIX6_REF_R1`` | E-score, log-mean-exp over windows of 8; held out: ``..._R2``; ``pbm:FILE`` | DNA | >= 8 | yes |
 | ``motif:MA0108.3`` | occupancy by a JASPAR motif, or ``motif:FILE#NAME`` (MEME, TRANSFAC, JASPAR) | DNA | any | yes |
 | ``utr:a``, ``utr:b``, ``utr:FILE.npz#a`` | predicted ribosome load of a 5'UTR, scaled | RNA, DNA | 50 | yes |
-| ``fold:mfe``, ``fold:ensemble`` | ViennaRNA: stability, kcal/mol | RNA, DNA | any | no |
+| ``fold:mfe``, ``fold:ensemble`` | ViennaRNA: stability, minus the energy, kcal/mol | RNA, DNA | any | no |
 | ``fold:target=((...))`` | ViennaRNA: share of nucleotides folded as the target | RNA, DNA | its own | no |
 | ``module:function`` | your ``function(list of str) -> numbers`` | yours | any | no |
 | ``module:Class`` or a torch module | your module (B, L, K) -> (B,) | yours | any | yes |

@@ -94,6 +94,21 @@ def test_closeness_is_the_edit_distance(share):
     assert close_to([], train, DNA).shape == (0,) and not close_to(sequences, [], DNA).any()
 
 
+def test_word_counts_leave_out_no_close_protein():
+    """The filter by words of two letters, on noisy copies at the limit; half of them are within it."""
+    train = random_sequences(20, 20, 60, PROTEIN.letters, 5)
+    generator = np.random.default_rng(6)
+    sequences = []
+    for one in train:
+        copy = list(one)
+        for place in generator.permutation(len(copy))[: int(0.1 * len(one)) + int(generator.integers(2))]:
+            copy[place] = "A" if copy[place] != "A" else "W"
+        sequences.append("".join(copy))
+    expected = [any(edit_distance(a, b) <= int(0.1 * len(a)) for b in train) for a in sequences]
+    assert 3 < sum(expected) < len(expected) - 3
+    assert close_to(sequences, train, PROTEIN).tolist() == expected
+
+
 def test_motif_correlation():
     hits, reference = np.array([0, 7, 30, 2, 12, 90]), np.array([4, 9, 20, 4, 40, 70])
     assert motif_correlation(hits, reference) == pytest.approx(
