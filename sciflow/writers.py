@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.core.errors import UserError
-from sciflow.core.files import write_text
+from sciflow.core.files import check_writable, write_text
 
 
 def endings(domain: str) -> tuple[str, ...]:
@@ -29,6 +29,10 @@ def endings(domain: str) -> tuple[str, ...]:
         from sciflow.domains.sequences.files import WRITERS
 
         return tuple(WRITERS)
+    if domain == "crystals":
+        from sciflow.domains.crystals.files import WRITERS
+
+        return tuple(WRITERS)
     raise UserError(f"the model's domain '{domain}' has no file writer; use Model.sample in Python")
 
 
@@ -42,10 +46,27 @@ def check_ending(domain: str, out: Path, number: int) -> None:
     if domain == "sequences" and ending == ".gz":
         ending = Path(out.stem).suffix.lower()
     if ending not in known:
-        raise UserError(f"cannot write {domain} to '{out.name}'; expected one of the endings {', '.join(known)}")
+        shown = ", ".join(one for one in known if one) + (", or a folder" if "" in known else "")
+        raise UserError(f"cannot write {domain} to '{out.name}'; expected one of the endings {shown}")
+    if domain == "crystals" and ending in (".vasp", ".poscar") and number > 1:
+        raise UserError(f"a POSCAR holds one structure, got {number} for '{out.name}'; expected a folder or .extxyz")
     if ending == ".graphml" and number > 1:
         others = ", ".join(one for one in known if one != ending)
         raise UserError(f"GraphML holds one graph per file, got {number} for '{out.name}'; expected one of {others}")
+
+
+def check_target(domain: str, out: Path, number: int) -> None:
+    """Refuse, before long work, a file or folder that cannot be written; a folder must be new or empty.
+
+    Raises:
+        UserError: As `check_ending` and `check_writable`, or a folder with something in it.
+    """
+    check_ending(domain, out, number)
+    if domain == "crystals" and out.suffix == "" and out.is_dir():
+        if any(out.iterdir()):
+            raise UserError(f"{out}: is a folder with files in it, expected a new one; choose another --out")
+        return
+    check_writable(out)
 
 
 def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict[str, Any]) -> None:
@@ -55,6 +76,10 @@ def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict
         from sciflow.domains.sequences.files import write_sequences
 
         write_sequences(out, objects)
+    elif domain == "crystals":
+        from sciflow.domains.crystals.files import write_crystals
+
+        write_crystals(out, objects, [f"sample_{i}" for i in range(len(objects))])
     elif domain == "molecules":
         from sciflow.domains.molecules.files import write_molecules
 

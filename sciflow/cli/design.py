@@ -3,8 +3,9 @@
     sciflow design molecule --reward qed --guidance svdd --num 64 --out designs.sdf --report designs.html
     sciflow design sequence --model gb1-mpnn --reward gb1 --alpha 0.5 --method svdd -n 512 --out d.fasta
     sciflow design protein --backbone 1abc.pdb --chain A --fix 39,40 -n 16 --out d.fasta
+    sciflow design crystal --formula SrTiO3 --num 20 --out designs
 
-`sciflow design molecule --help`, `sciflow design sequence --help` and `sciflow design protein --help` list the options.
+`sciflow design molecule --help` (sequence, protein, crystal) lists the options.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ DOMAINS = {
     "molecule": "molecules with a model such as qm9-gdss",
     "sequence": "DNA, RNA or protein sequences with a masked-diffusion model",
     "protein": "protein sequences for a backbone from a PDB or mmCIF file",
+    "crystal": "crystal structures of a composition, relaxed and ranked by energy",
 }
 
 

@@ -4,6 +4,7 @@
     sciflow evaluate graphs.npz --reference community_small
     sciflow evaluate mine.csv --reference test.csv --train train.csv --protocol fast
     sciflow evaluate promoters.fasta --reference fly_promoters
+    sciflow evaluate predictions --domain crystals --reference perov_5_test --report report.html
 
 Samples without an object and broken entries count as invalid; what was skipped is printed.
 """
@@ -16,16 +17,21 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sciflow evaluate`."""
-    parser.add_argument("file", type=Path, help="samples: .smi .csv .sdf (molecules), .npz .g6 (graphs), .fasta")
+    parser.add_argument(
+        "file", type=Path, help="samples: .smi .csv .sdf (molecules), .npz .g6 (graphs), .fasta, a folder of .cif"
+    )
     parser.add_argument("--reference", required=True, help="data set (its test split) or file to compare with")
-    parser.add_argument("--domain", default=None, help="molecules, graphs or sequences; default: by the ending")
+    parser.add_argument(
+        "--domain", default=None, help="molecules, graphs, sequences or crystals; default: by the ending"
+    )
     parser.add_argument(
         "--train", default=None, help="training set or file, for novelty and floors; default: from the reference"
     )
     parser.add_argument(
         "--protocol",
         default=None,
-        help="molecules: gdss, fast (no FCD); graphs: gdss, spectre; sequences: kmer, motifs; default: the first",
+        help="molecules: gdss, fast (no FCD); graphs: gdss, spectre; sequences: kmer, motifs; default: the first; "
+        "crystals: csp, de_novo; default: csp if names and formulas pair with the reference",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random subsets behind the floors")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for all figures")

@@ -1,16 +1,24 @@
 """Draw samples from a model into a file; the ending chooses the format (.smi .sdf .csv for molecules, .npz .json
-.g6 for graphs, .graphml for a single graph, .fasta .csv .npz for sequences).
+.g6 for graphs, .graphml for a single graph, .fasta .csv .npz for sequences, .extxyz .cif .json .npz or a folder of CIF
+files for crystals).
 
 Sample i depends on (seed, i) only. Finished batches are kept in OUT.parts: an interrupted run goes on where it stopped.
 
     sciflow sample qm9-gdss --num 1000 --out molecules.smi --seed 0
     sciflow sample promoters --num 100 --out promoters.fasta
+    sciflow sample perov5-csp --compositions formulas.csv --num 5 --out predictions
+
+Models that predict crystal structures need compositions: a CSV file with a column formula (also id and z, formula units
+per cell), or any file, folder or set of structures. --num is then the number of structures for each (default 1).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from sciflow.core.errors import UserError
 
@@ -20,8 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", help="checkpoint of `sciflow fit`, .safetensors file, or shipped name (`sciflow list models`)"
     )
-    parser.add_argument("--num", type=int, required=True, help="number of samples")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--num", type=int, default=None, help="number of samples; with --compositions: of each, or 1")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, for crystals also a new folder")
+    parser.add_argument(
+        "--compositions",
+        default=None,
+        help="for crystal structure prediction: CSV with a column formula, or structures",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     parser.add_argument("--steps", type=int, default=None, help="moves of the sampler; default: the model's own")
     parser.add_argument("--solver", default=None, help="solver for all fields, e.g. DPMpp2M; default: the model's own")
@@ -40,10 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Sample, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from sciflow.core.files import check_writable
     from sciflow.model import load
     from sciflow.streaming import Job
-    from sciflow.writers import check_ending, write_objects
+    from sciflow.writers import check_target, write_objects
 
     if arguments.devices < 1:
         raise UserError(f"--devices must be at least 1, got {arguments.devices}")
@@ -55,8 +67,17 @@ def run(arguments: argparse.Namespace) -> None:
             f"model '{arguments.model}' makes nothing without a structure; use `sciflow design protein --backbone "
             "FILE.pdb`"
         )
-    check_ending(domain, arguments.out, arguments.num)
-    check_writable(arguments.out)
+    if arguments.compositions is not None:
+        _predict(model, arguments)
+        return
+    if arguments.num is None:
+        raise UserError("--num is missing; give the number of samples")
+    if domain == "crystals" and not getattr(model.codec, "species", False):
+        raise UserError(
+            f"model '{arguments.model}' predicts structures of given compositions; give --compositions FILE.csv "
+            "(column formula), or use `sciflow design crystal --formula SrTiO3`"
+        )
+    check_target(domain, arguments.out, arguments.num)
     plan = model.sampling.changed(arguments.steps, arguments.solver)
     plan.sampler(model.processes)  # an unfit solver is refused before any work
     if plan.couples_samples:
@@ -85,6 +106,63 @@ def run(arguments: argparse.Namespace) -> None:
         f"wrote {len(objects) - empty} of {len(objects)} samples to {arguments.out}"
         + (f" ({empty} empty)" if empty else "")
     )
+
+
+def _predict(model: Any, arguments: argparse.Namespace) -> None:
+    """Structures for a list of compositions, one file entry (or CIF) each, named by its id."""
+    import torch
+
+    import sciflow
+    from sciflow.cli.bars import stage_bars
+    from sciflow.domains.crystals.files import write_crystals
+    from sciflow.domains.crystals.predict import named, predict_structures, read_compositions
+    from sciflow.domains.designing import Shelf
+    from sciflow.report.files import write_json
+    from sciflow.streaming import weights_digest
+    from sciflow.writers import check_target
+
+    copies = 1 if arguments.num is None else arguments.num
+    if copies < 1 or arguments.batch_size < 1:
+        raise UserError(f"--num and --batch-size must be at least 1, got {copies} and {arguments.batch_size}")
+    if model.spec.get("domain") != "crystals" or model.codec.species:
+        raise UserError(f"--compositions is for crystal structure prediction, got model '{arguments.model}'")
+    if arguments.sizes is not None or arguments.devices > 1:
+        raise UserError("--sizes and --devices do not go with --compositions; leave them out")
+    entries = read_compositions(arguments.compositions)
+    check_target("crystals", arguments.out, len(entries) * copies)
+    contents = [[one.name, one.numbers.tolist()] for one in entries]
+    settings = {
+        "model": model.spec["name"],
+        "sciflow": sciflow.__version__,
+        "compositions": str(arguments.compositions),
+        "copies": copies,
+        **{name: getattr(arguments, name) for name in ("seed", "steps", "solver", "batch_size")},
+    }
+    digest = hashlib.sha256(json.dumps([contents, weights_digest(model)]).encode()).hexdigest()
+    shelf = Shelf(Path(f"{arguments.out}.parts"), {**settings, "fingerprint": digest})
+    if shelf.finished():
+        print(f"resuming: {shelf.finished()} batches are on disk")
+    largest = max(len(one.numbers) for one in entries)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with stage_bars() as progress:
+        predictions = predict_structures(
+            model,
+            entries,
+            copies,
+            seed=arguments.seed,
+            steps=arguments.steps,
+            solver=arguments.solver,
+            batch_atoms=arguments.batch_size * largest,
+            progress=progress,
+            shelf=shelf,
+        )
+    names, structures = named(entries, predictions)
+    written = write_crystals(arguments.out, structures, names)
+    empty = len(structures) - written
+    write_json(f"{arguments.out}.json", {**settings, "empty_samples": empty})
+    shelf.close()
+    print(f"wrote {written} structures of {len(entries)} compositions to {arguments.out}", end="")
+    print(f" ({empty} empty)" if empty else "")
 
 
 def _sizes(given: list[int] | None, num: int) -> list[int] | None:

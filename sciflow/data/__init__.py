@@ -21,10 +21,11 @@ from pathlib import Path
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
 from sciflow.data.cards import CARDS, Carrier, DataSet
+from sciflow.data.crystals import CRYSTAL_CARDS
 from sciflow.data.sequences import SEQUENCE_CARDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DATASETS: dict[str, DataSet] = {card.name: card for card in [*CARDS, *SEQUENCE_CARDS]}
+DATASETS: dict[str, DataSet] = {card.name: card for card in [*CARDS, *SEQUENCE_CARDS, *CRYSTAL_CARDS]}
 
 
 def data_root() -> Path | None:

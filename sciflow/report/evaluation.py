@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sciflow.report import published
+from sciflow.report.crystals import crystal_sections, crystal_table
 from sciflow.report.html import Section, Table, histogram
 
 # key -> (name in tables, factor, unit)
@@ -31,13 +32,23 @@ FLOOR_NOTE = (
 
 def evaluation_sections(report: Mapping[str, Any]) -> list[Section]:
     """Sections for a page, whatever the domain."""
-    sections = {"graphs": graph_sections, "sequences": sequence_sections, "molecules": molecule_sections}
+    sections = {
+        "graphs": graph_sections,
+        "sequences": sequence_sections,
+        "molecules": molecule_sections,
+        "crystals": crystal_sections,
+    }
     return sections[report["domain"]](report)
 
 
 def evaluation_table(report: Mapping[str, Any]) -> Table:
     """The main table, whatever the domain."""
-    tables = {"graphs": graph_table, "sequences": sequence_table, "molecules": molecule_table}
+    tables = {
+        "graphs": graph_table,
+        "sequences": sequence_table,
+        "molecules": molecule_table,
+        "crystals": crystal_table,
+    }
     return tables[report["domain"]](report)
 
 

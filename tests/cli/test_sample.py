@@ -158,8 +158,8 @@ def test_graphml_holds_one_graph() -> None:
     check_ending("graphs", Path("a.graphml"), 1)
     with pytest.raises(UserError, match="one graph per file, got 2 for 'a.graphml'; expected one of .npz, .json, .g6"):
         check_ending("graphs", Path("a.graphml"), 2)
-    with pytest.raises(UserError, match="domain 'crystals' has no file writer"):
-        check_ending("crystals", Path("a.cif"), 1)
+    with pytest.raises(UserError, match="domain 'cells' has no file writer"):
+        check_ending("cells", Path("a.cif"), 1)
 
 
 def test_truncated_model_file(model_file, tmp_path, capsys) -> None:

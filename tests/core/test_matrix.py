@@ -50,8 +50,13 @@ from sciflow.core.solver import known_solvers
 from sciflow.core.state import Layout, State
 from sciflow.processes.anchored import Anchored
 from sciflow.processes.bridge import Bridge
+from sciflow.processes.categorical_bfn import CategoricalBFN
+from sciflow.processes.flow_matching import FlowMatching
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.processes.interpolant import StochasticInterpolant
+from sciflow.processes.planar_bfn import PlanarBFN
+from sciflow.processes.polar_lattice import PolarLattice
+from sciflow.processes.vonmises_bfn import VonMisesBFN
 from sciflow.solvers.adaptive import Adaptive
 from sciflow.solvers.ancestral import Ancestral
 from sciflow.solvers.dpmpp import DPMpp2M
@@ -63,6 +68,14 @@ from sciflow.solvers.s4 import S4
 ENDS = (3.0, 0.25, -1.0, 1.0, 0.15)  # m0, v0, m1, v1, covariance of a bridge's ends
 DRAWS = 20_000
 
+
+class FlowOracle(InterpolantOracle):
+    """An interpolant without noise has a velocity only."""
+
+    def value(self, x, t, layout):
+        return super().value(x, t, layout)[..., 0]
+
+
 # name: (process, oracle, start clock, end clock, anchor); the kinds go round so that conversions are used too
 CONTINUOUS = {
     "VP": (GaussianProcess(schedules.VP(0.1, 10.0), kind="noise"), GaussianOracle, 0.9, 0.1, 0.0),
@@ -72,14 +85,18 @@ CONTINUOUS = {
     "OU": (GaussianProcess(schedules.OU(2.0, 0.7), kind="data"), GaussianOracle, 0.9, 0.1, 0.0),
     "Brownian": (GaussianProcess(schedules.Brownian(0.8), kind="score"), GaussianOracle, 0.9, 0.1, 0.0),
     "BFN": (GaussianProcess(schedules.BFN(0.2), kind="data"), GaussianOracle, 0.9, 0.1, 0.0),
-    "CategoricalBFN": (GaussianProcess(schedules.CategoricalBFN(3), kind="noise"), GaussianOracle, 0.9, 0.1, 0.0),
+    "CategoricalBFN": (CategoricalBFN(3, kind="noise"), GaussianOracle, 0.9, 0.1, 0.0),
+    "PlanarBFN": (PlanarBFN(0.2), GaussianOracle, 0.9, 0.1, 0.0),
+    "PolarLattice": (PolarLattice(schedules.VP(0.1, 10.0)), GaussianOracle, 0.9, 0.1, 0.0),
     "Anchored VP": (Anchored(GaussianProcess(schedules.VP(0.1, 10.0), kind="noise")), GaussianOracle, 0.9, 0.1, 1.5),
     "Anchored OU": (Anchored(GaussianProcess(schedules.OU(2.0, 0.7), kind="v")), GaussianOracle, 0.9, 0.1, -1.5),
     "Bridge Brownian": (Bridge(GaussianProcess(schedules.Brownian(0.9), kind="data")), BridgeOracle, 1.0, 0.1, 0.0),
     "Bridge OU": (Bridge(GaussianProcess(schedules.OU(1.3, 1.0), kind="data")), BridgeOracle, 1.0, 0.1, 0.0),
+    "FlowMatching": (FlowMatching(), FlowOracle, 0.9, 0.1, 0.0),
     "StochasticInterpolant": (StochasticInterpolant(1.0, 0.7), InterpolantOracle, 0.9, 0.1, 0.0),
 }
-PROCESSES = {name: case[0] for name, case in CONTINUOUS.items()} | DISCRETE
+OTHERS = {"VonMisesBFN": VonMisesBFN()}  # its laws are not normal: tests/processes/test_vonmises_bfn.py
+PROCESSES = {name: case[0] for name, case in CONTINUOUS.items()} | OTHERS | DISCRETE
 
 # constructor arguments for a number of moves over a clock span, where the defaults do not do
 BUILD = {
@@ -309,7 +326,7 @@ def test_interpolant_target_regresses_to_the_oracle():
 
 
 def test_every_allowed_pair_is_tested_here():
-    tested = set(MOVING) | set(CORRECTING) | {(p, c) for p, c in ALLOWED if p in DISCRETE}
+    tested = set(MOVING) | set(CORRECTING) | {(p, c) for p, c in ALLOWED if p in DISCRETE or p in OTHERS}
     assert tested == set(ALLOWED)
 
 

@@ -1,0 +1,71 @@
+"""Slow calls on many structures: in parallel, each with a time limit, none of which can end a whole evaluation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+SMALL = 32  # items; fewer are not worth starting processes for
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call that raised an error or ran out of time."""
+
+    reason: str
+
+
+def each(function: Callable[[Any], Any], items: Sequence[Any], seconds: float, workers: int | None = None) -> list[Any]:
+    """`function` of every item, in order; `Failed` where it raised or took longer than `seconds`.
+
+    Args:
+        function: A function of a module (processes find it by name).
+        items: Its arguments; they travel between processes.
+        seconds: Time limit of one call. Compiled code is interrupted when it returns to Python.
+        workers: Processes; None: as many as there are cores, at most 8; 1: this process.
+    """
+    workers = workers if workers is not None else min(len(os.sched_getaffinity(0)), 8)
+    limited = partial(_limited, function, seconds)
+    if workers == 1 or len(items) < SMALL:
+        return [limited(item) for item in items]
+    try:
+        with ProcessPoolExecutor(workers, initializer=_quiet) as pool:
+            return list(pool.map(limited, items, chunksize=max(1, min(32, len(items) // (4 * workers)))))
+    except BrokenProcessPool:  # a crash of compiled code; which item it was shows in this process
+        return [Failed("a process crashed")] * len(items)
+
+
+def _limited(function: Callable[[Any], Any], seconds: float, item: Any) -> Any:
+    timed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    old = signal.signal(signal.SIGALRM, _late) if timed else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            return function(item)
+    except TimeoutError:
+        return Failed(f"longer than {seconds:g} s")
+    except Exception as error:
+        return Failed(f"{type(error).__name__}: {error}"[:200])
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+
+
+def _late(signum: int, frame: Any) -> None:
+    raise TimeoutError
+
+
+def _quiet() -> None:
+    """Workers leave an interrupt of the keyboard to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,77 @@
+"""Rewards of crystals, higher is better: ``reward(structures)`` takes Structures or None and returns (N,) float64.
+
+`load_reward("-energy")` names one on the command line; any function of a module works too
+(``my_rewards:band_gap``, given a structure). None and structures that cannot be computed give NaN, which guidance takes
+for the worst.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sciflow.core.errors import UserError
+from sciflow.domains.crystals.relax import energies
+from sciflow.domains.crystals.validity import structurally_valid
+
+Reward = Callable[[Sequence[Any]], np.ndarray]
+
+
+def negative_energy(structures: Sequence[Any]) -> np.ndarray:
+    """Minus the CHGNet energy, eV per atom, of the structures as they are."""
+    return -energies(structures)
+
+
+class Property:
+    """A property of one structure, or minus its distance from a target.
+
+    Args:
+        function: pymatgen Structure -> number.
+        target: The wanted value; None: the more the better.
+    """
+
+    def __init__(self, function: Callable[[Any], float], target: float | None = None) -> None:
+        self.function, self.target = function, target
+
+    def __call__(self, structures: Sequence[Any]) -> np.ndarray:
+        """(N,); NaN for None and for overlapping atoms."""
+        values = [float(self.function(one)) if structurally_valid(one) else np.nan for one in structures]
+        found = np.array(values, dtype=np.float64)
+        return found if self.target is None else -np.abs(found - self.target)
+
+
+PROPERTIES: dict[str, Callable[[Any], float]] = {
+    "density": lambda one: one.density,  # g/cm3
+    "volume": lambda one: one.volume / len(one),  # cubic angstrom per atom
+}
+
+
+def load_reward(name: str) -> Reward:
+    """A reward by name.
+
+    Args:
+        name: ``-energy`` (CHGNet), ``density``, ``volume``, ``density=5.2`` (minus the distance from 5.2), or
+            ``module:function`` with a function of one structure.
+
+    Raises:
+        UserError: No such reward.
+    """
+    if name == "-energy":
+        return negative_energy
+    base, _, target = name.partition("=")
+    if base in PROPERTIES:
+        try:
+            return Property(PROPERTIES[base], float(target) if target else None)
+        except ValueError:
+            raise UserError(f"reward: got '{name}', expected a number behind the equals sign") from None
+    if ":" in name:
+        module, _, function = name.partition(":")
+        try:
+            return Property(getattr(importlib.import_module(module), function))
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"reward: got '{name}', expected module:function on the Python path ({error})") from None
+    known = ", ".join(["-energy", *PROPERTIES])
+    raise UserError(f"reward: got '{name}', expected one of {known}, a target such as density=5.2, or module:function")
