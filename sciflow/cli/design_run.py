@@ -44,22 +44,16 @@ def execute(
     import torch
 
     from sciflow.cli.bars import stage_bars
+    from sciflow.cli.design_methods import candidates_of, way_of
     from sciflow.domains.designing import Shelf
     from sciflow.domains.sequences.design import alphabet_of_model, any_order_plan, design_sequences, prior_likelihood
-    from sciflow.domains.sequences.rewards import load_reward
 
     alphabet = alphabet_of_model(model)
-    reward, heldout = (
-        None if spec is None else load_reward(spec, alphabet.name) for spec in (arguments.reward, arguments.heldout)
-    )
-    from sciflow.cli.design_methods import candidates_of, way_of
-
+    length = len(fixed) if fixed is not None else getattr(model.codec, "length", None)
+    reward, heldout = (judge(spec, alphabet.name, length) for spec in (arguments.reward, arguments.heldout))
     plan = any_order_plan(model, arguments.steps, fixed)
     free = any_order_plan(model, None, fixed).steps
     candidates = candidates_of(arguments, len(alphabet), free, arguments.steps)
-    for judge in (reward, heldout):
-        if judge is not None:
-            judge.check(alphabet.name, len(fixed) if fixed is not None else getattr(model.codec, "length", None))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prior = (model if prior is None else prior).to(device)
     model.to(device)
@@ -93,6 +87,17 @@ def execute(
             f"the reward '{arguments.reward}' gave no finite value for any of the {arguments.num} designs; they were "
             f"written to {arguments.out} as plain samples, correct the reward"
         )
+
+
+def judge(spec: str | None, alphabet: str, length: int | None) -> Any:
+    """The reward of a specification, refused if it does not fit the model; None stays None."""
+    from sciflow.domains.sequences.rewards import load_reward
+
+    if spec is None:
+        return None
+    reward = load_reward(spec, alphabet)
+    reward.check(alphabet, length)
+    return reward
 
 
 def write(result: Any, arguments: argparse.Namespace, settings: dict[str, Any], title: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sciflow.core.config import Configurable
@@ -78,15 +79,19 @@ class Process(nn.Module, Configurable):
         return t
 
     def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
-        """A prediction of some kind as a prediction of x0."""
+        """A prediction of some kind as a prediction of x0; of token processes, logits as probabilities."""
         if kind == "data":
             return value
+        if kind == "logits" and kind in self.kinds:
+            return value.softmax(-1, dtype=torch.promote_types(value.dtype, torch.float32))  # bfloat16 has 3 digits
         raise self._no_conversion(kind)
 
     def from_data(self, data: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
-        """A prediction of x0 as a prediction of some kind."""
+        """A prediction of x0 as a prediction of some kind; of token processes, probabilities as log probabilities."""
         if kind == "data":
             return data
+        if kind == "logits" and kind in self.kinds:
+            return data.clamp_min(torch.finfo(data.dtype).tiny).log()
         raise self._no_conversion(kind)
 
     def _no_conversion(self, kind: str) -> TypeError:

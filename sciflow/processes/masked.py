@@ -112,15 +112,3 @@ class Masked(Process):
         """Tokens; those still masked take the most probable one."""
         tokens = x.argmax(-1) if x.is_floating_point() else x
         return tokens if data is None else torch.where(tokens == self.tokens, data.argmax(-1), tokens)
-
-    def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
-        """Logits -> probabilities."""
-        if kind == "logits":
-            return value.softmax(-1, dtype=torch.promote_types(value.dtype, torch.float32))  # bfloat16 has 3 digits
-        return super().to_data(value, kind, x, t, layout)
-
-    def from_data(self, data: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
-        """Probabilities -> log probabilities."""
-        if kind == "logits":
-            return data.clamp_min(torch.finfo(data.dtype).tiny).log()
-        return super().from_data(data, kind, x, t, layout)

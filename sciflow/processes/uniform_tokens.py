@@ -86,15 +86,3 @@ class UniformTokens(Process):
 
     def _probs(self, x0: Tensor) -> Tensor:
         return x0 if x0.is_floating_point() else one_hot(x0, self.tokens)
-
-    def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
-        """Logits -> probabilities."""
-        if kind == "logits":
-            return value.softmax(-1, dtype=torch.promote_types(value.dtype, torch.float32))  # bfloat16 has 3 digits
-        return super().to_data(value, kind, x, t, layout)
-
-    def from_data(self, data: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
-        """Probabilities -> log probabilities."""
-        if kind == "logits":
-            return data.clamp_min(torch.finfo(data.dtype).tiny).log()
-        return super().from_data(data, kind, x, t, layout)

@@ -49,8 +49,8 @@ class ValueLoss(Configurable, ABC):
         """Losses (N,) of values (N,) and targets (N,)."""
 
     def backup(self, values: Tensor) -> Tensor:
-        """Target (N,) of a state from the values (candidates, N) of its candidates."""
-        raise NotImplementedError
+        """Target (N,) of a state from the values (candidates, N) of its candidates; only asked if there are any."""
+        raise TypeError(f"{type(self).__name__} draws no candidates, its targets are final rewards")
 
 
 class MeanSquared(ValueLoss):
