@@ -9,7 +9,9 @@
 | sequences | `kmer` | k-mer correlation and divergence, diversity, uniqueness, novelty (edit distance), GC content |
 | sequences | `motifs` | the same and the correlation of hits of JASPAR 2024 vertebrate motifs, DNA and RNA |
 | crystals | `csp` | match rates, RMSE, METRe of predictions that are called like the structures of the reference |
-| crystals | `de_novo` | structural, compositional validity, coverage, W1 distances of density, number of elements |
+| crystals | `de_novo` | validity, coverage, W1 distances of density and number of elements; with `relax`: S.U.N. |
+| trajectories | `forecast` | ADE, FDE, best of K, CRPS, calibration, baselines, torsions; formats: see `archives` |
+| trajectories | `unconditional` | marginals, EqMotion classification and prediction; `marginal`: without those two |
 
 Crystals whose names and formulas pair with the reference are taken for predictions, others for de novo samples.
 Against `planar`, `grid` and `grid_like` there is a validity test, and with it V.U.N. (valid, unique and novel).
@@ -20,7 +22,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,10 @@ PROTOCOLS = {
     "graphs": ("gdss", "spectre"),
     "sequences": ("kmer", "motifs"),
     "crystals": ("csp", "de_novo"),
+    "trajectories": ("forecast", "unconditional", "marginal"),
 }
 DRAWN_GRAPHS = 18  # kept in the result for drawings
 DRAWN_SEQUENCES = 1000
-DRAWN_CRYSTALS = 12
-METRE_SAMPLES = 10  # of its composition that are tried for each reference
 ENDINGS = {
     "molecules": (".smi", ".smiles", ".csv", ".tsv", ".sdf"),
     "graphs": (".npz", ".g6", ".graphml", ".json", ".edgelist"),
@@ -51,6 +52,9 @@ def evaluate(
     protocol: str | None = None,
     train: str | Path | None = None,
     seed: int = 0,
+    relax: str | None = None,
+    sun_samples: int = 100,
+    progress: Callable[[str, float], None] = lambda stage, share: None,
 ) -> dict[str, Any]:
     """Score samples against a reference set.
 
@@ -60,10 +64,13 @@ def evaluate(
             pymatgen structures or None (for protocol `csp` one per reference, in its order).
         reference: A data set's name (its published test split is the reference) or a file: without `train`, a seeded
             share of it is the reference and the rest stands for the training set; with `train` all of it.
-        domain: `molecules`, `graphs`, `sequences` or `crystals`; None: by the file ending or the type of the objects.
+        domain: One of the table of the module; None: by the file ending or the type of the objects.
         protocol: See the module docstring; None: the first of the domain.
         train: A data set's name or file: the training set, for novelty and noise floors; None: from `reference`.
         seed: Of the random subsets behind the floors, and of splits of files.
+        relax: `chgnet`: de novo crystals are also relaxed, for S.U.N. (extra `chgnet`); None: no S.U.N.
+        sun_samples: Samples, and real crystals beside them, that are relaxed, a seeded choice.
+        progress: Called with (stage, share done) by what takes long.
 
     Returns:
         Plain dict: what `evaluate_molecules` (`_graphs`, `_sequences`) of the domain returns, with `domain`,
@@ -75,12 +82,24 @@ def evaluate(
     domain = domain or _domain_of(objects)
     if domain not in PROTOCOLS:
         raise UserError(f"domain: got '{domain}', expected one of {', '.join(PROTOCOLS)}")
-    if protocol is None and domain != "crystals":
+    if protocol is None and domain not in ("crystals", "trajectories"):
         protocol = PROTOCOLS[domain][0]
     if protocol is not None and protocol not in PROTOCOLS[domain]:
         raise UserError(f"protocol for {domain}: got '{protocol}', expected one of {', '.join(PROTOCOLS[domain])}")
+    if relax is not None and domain != "crystals":
+        raise UserError(f"relax: got '{relax}' for {domain}, but only crystals are relaxed; leave it out")
     if domain == "crystals":
-        report = _crystals(objects, reference, protocol, train, seed)
+        from sciflow.domains.crystals.evaluation import evaluate_crystals
+
+        empty = _sidecar(objects).get("empty_samples", 0) if isinstance(objects, (str, Path)) else 0
+        relaxation = (relax, sun_samples)
+        report = evaluate_crystals(objects, reference, protocol, train, seed, empty, relaxation, progress)
+    elif domain == "trajectories":
+        from sciflow.domains.trajectories.archives import evaluate_file
+
+        if not isinstance(objects, (str, Path)):
+            raise UserError("trajectories are evaluated from a file; arrays: sciflow.domains.trajectories.evaluation")
+        report = evaluate_file(objects, reference, protocol, train, seed)
     elif domain == "sequences":
         report = _sequences(objects, reference, str(protocol), train, seed)
     elif domain == "graphs":
@@ -201,116 +220,6 @@ def _sequences(
     real = random.Random(seed).sample(target, min(len(target), DRAWN_SEQUENCES))
     facts = {"alphabet": letters.name, "reference": len(target), "train": len(known), "notes": notes}
     return {**report, **facts, "reference_sequences": real}
-
-
-def _crystals(
-    objects: Any, reference: str | Path, protocol: str | None, train: str | Path | None, seed: int
-) -> dict[str, Any]:
-    from sciflow.domains.crystals.files import read_structures
-    from sciflow.domains.crystals.metrics import CUTOFFS, evaluate_csp, evaluate_de_novo
-    from sciflow.domains.crystals.predict import pair_by_name
-
-    target, known, known_name = _crystal_sets(reference, train)
-    references, names, notes, paired = target.structures(), None, [], None
-    if isinstance(objects, (str, Path)):
-        structures, names, read = read_structures(objects)
-        empty = _sidecar(objects).get("empty_samples", 0)
-        notes.append(f"{read}; {empty + read.n_skipped} samples without a structure count as failures.")
-        objects = [*structures, *[None] * (empty + read.n_skipped)]
-        try:
-            paired = None if protocol == "de_novo" else pair_by_name(names, structures, target.identifiers)
-        except UserError:
-            if protocol == "csp":
-                raise
-        if protocol is None and not (paired and _same_formulas(paired, references)):
-            paired = None
-    elif protocol == "csp":
-        paired = list(objects)
-    if paired is not None:
-        missing = sum(several is None or several == [None] for several in paired)
-        if missing:
-            notes.append(f"{missing} references without a prediction count as failures.")
-        scores = evaluate_csp(paired, references, metre_samples=METRE_SAMPLES, seed=seed)
-    else:
-        sets = (str(reference), known_name)
-        cutoffs = next(
-            (two for name, two in CUTOFFS.items() if any(s.startswith(name) for s in sets)), CUTOFFS["mp_20"]
-        )
-        others = None if known is None else known.structures()
-        scores = evaluate_de_novo(objects, references, others, cutoffs=cutoffs, seed=seed)
-        if known is None:
-            notes.append("No floors: give other real crystals with --train.")
-    labels = [*(names or []), *map(str, range(len(names or []), len(objects)))]
-    drawn = [(name, one) for name, one in zip(labels, objects, strict=True) if one is not None and one != [None]]
-    pictures = drawn[:DRAWN_CRYSTALS]
-    if names is not None and paired is not None:  # each beside what it should be
-        truth = dict(zip(target.identifiers, references, strict=True))
-        pictures = [
-            pair
-            for name, one in drawn[: DRAWN_CRYSTALS // 2]
-            for pair in ((name, one), (f"{name}: reference", truth.get(name.partition("__")[0])))
-            if pair[1] is not None
-        ]
-    return {
-        "protocol": "de_novo" if paired is None else "csp",
-        "train_set": known_name,
-        **scores,
-        "notes": notes,
-        "table": [_crystal_row(name, one) for name, one in zip(labels, objects, strict=True)],
-        "reference_table": [_crystal_row(name, one) for name, one in zip(target.identifiers, references, strict=True)],
-        "first_structures": [_picture(name, one) for name, one in pictures if not isinstance(one, (list, tuple))],
-    }
-
-
-def _crystal_sets(reference: str | Path, train: str | Path | None) -> tuple[Any, Any, str]:
-    """Reference crystals; other real ones (of `train`, or the published other set) or None; the name of those."""
-    from sciflow.data import DATASETS
-    from sciflow.domains.crystals.data import FULL, crystal_dataset, load_crystals
-
-    if train is None and str(reference) in FULL:
-        split = crystal_dataset(str(reference))
-        return split.test, split.train, str(reference)
-    other: str | Path | None = train
-    partner = str(reference).removesuffix("_test") + "_val"
-    if train is None and partner in DATASETS:
-        other = partner
-    target = load_crystals(reference)[0]
-    try:
-        return (target, None, "none") if other is None else (target, load_crystals(other)[0], str(other))
-    except UserError:
-        if train is not None:
-            raise
-        return target, None, "none"
-
-
-def _same_formulas(paired: list[list[Any]], references: list[Any]) -> bool:
-    """Whether most predictions have the composition of the structure that they are called like."""
-    pairs = [(several[0], one) for several, one in zip(paired, references, strict=True) if several[0] is not None]
-    equal = sum(a.composition.reduced_formula == b.composition.reduced_formula for a, b in pairs)
-    return 2 * equal > len(pairs)
-
-
-def _crystal_row(name: str, structure: Any) -> dict[str, Any]:
-    from sciflow.domains.crystals.validity import structurally_valid
-
-    if structure is None or isinstance(structure, (list, tuple)):
-        return {"name": name, "formula": None, "atoms": None, "valid": None, "density": None, "volume": None}
-    return {
-        "name": name,
-        "formula": structure.composition.reduced_formula,
-        "atoms": len(structure),
-        "valid": structurally_valid(structure),
-        "density": float(structure.density),
-        "volume": structure.volume / len(structure),
-    }
-
-
-def _picture(name: str, structure: Any) -> dict[str, Any]:
-    from sciflow.domains.crystals.design import symmetry
-
-    symbol, number = symmetry(structure)
-    label = f"{name}, {structure.composition.reduced_formula}, {symbol} ({number})"
-    return {"label": label, "structure": structure.as_dict()}
 
 
 def _alphabet(reference: str | Path) -> str:

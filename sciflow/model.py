@@ -22,12 +22,14 @@ from sciflow.core.config import from_config, to_config
 from sciflow.core.denoiser import Denoiser
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
+from sciflow.core.grids import Below
 from sciflow.core.hooks import Hook
 from sciflow.core.noise import PRIOR, PerSample
 from sciflow.core.process import Process
 from sciflow.core.row_cache import RowCache
 from sciflow.core.spaces import Discrete
 from sciflow.core.state import State
+from sciflow.processes.anchored import Anchored
 from sciflow.sampling import SamplingPlan
 
 
@@ -106,6 +108,7 @@ class Model(nn.Module):
         plan: SamplingPlan | None = None,
         hooks: Iterable[Hook] = (),
         template: State | None = None,
+        start: float | None = None,
     ) -> State:
         """The samples with these global indices as one batch. Sample i depends on (seed, i) only.
 
@@ -117,13 +120,22 @@ class Model(nn.Module):
             hooks: Guidance.
             template: State with the layouts and conditions of the samples, in place of `sizes`. Its condition "fixed",
                 (B, L) int64 and -1 where free, gives tokens that are known from the start (masked processes only).
+            start: Clock to start from: the fields of the template, noised to it, in place of draws of the priors
+                (SDEdit; Meng et al., arXiv 2108.01073). The moves above it are left out.
 
         Raises:
-            UserError: No codec, or known tokens that the model cannot keep.
+            UserError: No codec, known tokens that the model cannot keep, or `start` without a template or outside the
+                grid.
         """
         if self.codec is None:
             raise UserError("this model has no codec: it was saved before it saw data")
         plan = plan if plan is not None else self.sampling
+        if start is not None:
+            if template is None:
+                raise UserError("start: got a clock without a template, expected the state to start from")
+            plan = SamplingPlan(
+                plan.solvers, Below(plan.grid, start), plan.steps, plan.correct, plan.n_correct, plan.final
+            )
         device = next(self.denoiser.parameters()).device
         noise = PerSample(seed, samples.to(device))
         if template is None:
@@ -137,7 +149,10 @@ class Model(nn.Module):
         sampler = plan.sampler(self.processes, hooks)
         training, _ = self.denoiser.training, self.denoiser.eval()
         try:
-            state = sampler.prior(template, noise)
+            if any(isinstance(process, Anchored) for process in self.processes.values()):
+                with torch.no_grad():  # the prior lies around the anchors
+                    template = self.denoiser.prepare(template)
+            state = sampler.prior(template, noise) if start is None else sampler.noised(template, start, noise)
             if "fixed" in state.cond:
                 state = _with_known_tokens(state, self.processes)
             state = sampler.run(state, self.denoiser, noise, steps=plan.steps, final=plan.final).state  # type: ignore[arg-type]

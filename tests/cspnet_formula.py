@@ -1,7 +1,8 @@
 """CSPNet by its formulas (crysbfn specification, section 11): every directed edge with all its input, nothing shared.
 
 Takes the weights of a `CSPNet` and follows the published arithmetic: edge inputs [h_i, h_j, lattice, sin, cos] of
-2 H + L + 6 K numbers are written out for each of the N^2 directed edges, self loops included.
+2 H + L + 6 K numbers are written out for each of the N^2 directed edges, self loops included. As in the published code
+(repository jiaor17/DiffCSP, diffcsp/pl_modules/cspnet.py) each layer evaluates sines and cosines anew.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ def reference(net: CSPNet, state: State, signals: dict[str, Tensor]) -> dict[str
     turn = 2 * torch.pi
     d = angle[j] - angle[i]
     d = d - turn * torch.round(d / turn)
-    phases = torch.cat([d[:, axis, None] * torch.arange(net.frequencies).to(d) for axis in range(3)], 1)
-    waves = torch.cat([phases.sin(), phases.cos()], 1)
     cell = net.lattice.read(lattice)[crystal]
     for layer in net.layers:
         assert isinstance(layer, MessageLayer)
         x = layer.norm(h)
+        phases = (d[:, :, None] * torch.arange(net.frequencies).to(d)).flatten(1)
+        waves = torch.cat([phases.sin(), phases.cos()], 1)
         edge = torch.cat([x[i], x[j], cell[i], waves], 1)
         edge = functional.silu(layer.edge_out(functional.silu(layer.edge_in(edge))))
         node = torch.cat([x, mean_by(i, edge, len(h))], 1)

@@ -51,7 +51,7 @@ def full_card(card: data.DataSet) -> str:
         "source": card.source,
         "licence": card.licence,
         "size": _size(card),
-        "sha256": f"{card.sha256} (of {card.local or card.url})",
+        "sha256": "none, there is no file" if card.made else f"{card.sha256} (of {card.local or card.url})",
     }
     if card.carrier is not None:
         lines["carrier"] = (
@@ -59,7 +59,7 @@ def full_card(card: data.DataSet) -> str:
         )
         if card.sha256 is None:
             lines["sha256"] = "not known for the file; that of the carrier is checked"
-    elif card.sha256 is None:
+    elif card.sha256 is None and not card.made:
         lines["sha256"] = "checksum not known: pass --sha256, or verify the file yourself"
     addresses = {"address": card.url, "page": card.page, "substitute": card.substitute}
     lines |= {name: text for name, text in addresses.items() if text}
@@ -69,7 +69,9 @@ def full_card(card: data.DataSet) -> str:
 
 
 def _place(card: data.DataSet) -> str:
-    """`here`, or how to get it: `get`, `web` (by hand) or `own copy`."""
+    """`here`, or how to get it: `get`, `web` (by hand), `own copy`, or `made` when it is used."""
+    if card.made:
+        return "made"
     try:
         data.resolve(card.name)
     except UserError:

@@ -4,8 +4,9 @@
     sciflow design sequence --model gb1-mpnn --reward gb1 --alpha 0.5 --method svdd -n 512 --out d.fasta
     sciflow design protein --backbone 1abc.pdb --chain A --fix 39,40 -n 16 --out d.fasta
     sciflow design crystal --formula SrTiO3 --num 20 --out designs
+    sciflow design trajectory --model springs-forecast --observed run.npz --mask 0:10 --num 20 --out futures.npz
 
-`sciflow design molecule --help` (sequence, protein, crystal) lists the options.
+`sciflow design molecule --help` (sequence, protein, crystal, trajectory) lists the options.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ DOMAINS = {
     "sequence": "DNA, RNA or protein sequences with a masked-diffusion model",
     "protein": "protein sequences for a backbone from a PDB or mmCIF file",
     "crystal": "crystal structures of a composition, relaxed and ranked by energy",
+    "trajectory": "futures of observed frames, interpolations, refinements and long roll-outs",
 }
 
 

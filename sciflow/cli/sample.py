@@ -2,14 +2,16 @@
 .g6 for graphs, .graphml for a single graph, .fasta .csv .npz for sequences, .extxyz .cif .json .npz or a folder of CIF
 files for crystals).
 
-Sample i depends on (seed, i) only. Finished batches are kept in OUT.parts: an interrupted run goes on where it stopped.
+Sample i depends on (seed, i) only. Finished batches are kept in OUT.parts: an interrupted run goes on where it stopped,
+and --devices shares the missing ones among processes.
 
     sciflow sample qm9-gdss --num 1000 --out molecules.smi --seed 0
     sciflow sample promoters --num 100 --out promoters.fasta
     sciflow sample perov5-csp --compositions formulas.csv --num 5 --out predictions
 
 Models that predict crystal structures need compositions: a CSV file with a column formula (also id and z, formula units
-per cell), or any file, folder or set of structures. --num is then the number of structures for each (default 1).
+per cell) or with a column file (structure files), or any file, folder or set of structures. --num is then the number of
+structures for each (default 1); batches hold --batch-size of the largest cells, or more of smaller ones.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compositions",
         default=None,
-        help="for crystal structure prediction: CSV with a column formula, or structures",
+        help="for crystal structure prediction: CSV with a column formula or file, or structures",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     parser.add_argument("--steps", type=int, default=None, help="moves of the sampler; default: the model's own")
@@ -114,23 +116,24 @@ def _predict(model: Any, arguments: argparse.Namespace) -> None:
 
     import sciflow
     from sciflow.cli.bars import stage_bars
-    from sciflow.domains.crystals.files import write_crystals
-    from sciflow.domains.crystals.predict import named, predict_structures, read_compositions
+    from sciflow.cli.design_crystal import check_out, write_once
+    from sciflow.domains.crystals.predict import PredictionJob, collected, named, read_compositions
     from sciflow.domains.designing import Shelf
     from sciflow.report.files import write_json
-    from sciflow.streaming import weights_digest
-    from sciflow.writers import check_target
+    from sciflow.streaming import plan_digest, weights_digest
+    from sciflow.writers import check_ending
 
     copies = 1 if arguments.num is None else arguments.num
     if copies < 1 or arguments.batch_size < 1:
         raise UserError(f"--num and --batch-size must be at least 1, got {copies} and {arguments.batch_size}")
     if model.spec.get("domain") != "crystals" or model.codec.species:
         raise UserError(f"--compositions is for crystal structure prediction, got model '{arguments.model}'")
-    if arguments.sizes is not None or arguments.devices > 1:
-        raise UserError("--sizes and --devices do not go with --compositions; leave them out")
+    if arguments.sizes is not None:
+        raise UserError("--sizes does not go with --compositions, which say how many atoms there are; leave it out")
     entries = read_compositions(arguments.compositions)
-    check_target("crystals", arguments.out, len(entries) * copies)
-    contents = [[one.name, one.numbers.tolist()] for one in entries]
+    check_ending("crystals", arguments.out, len(entries) * copies)
+    plan = model.sampling.changed(arguments.steps, arguments.solver)
+    plan.sampler(model.processes)  # an unfit solver is refused before any work
     settings = {
         "model": model.spec["name"],
         "sciflow": sciflow.__version__,
@@ -138,30 +141,28 @@ def _predict(model: Any, arguments: argparse.Namespace) -> None:
         "copies": copies,
         **{name: getattr(arguments, name) for name in ("seed", "steps", "solver", "batch_size")},
     }
-    digest = hashlib.sha256(json.dumps([contents, weights_digest(model)]).encode()).hexdigest()
+    contents = [[one.name, one.numbers.tolist()] for one in entries]
+    digest = hashlib.sha256(json.dumps([contents, weights_digest(model), plan_digest(plan)]).encode()).hexdigest()
     shelf = Shelf(Path(f"{arguments.out}.parts"), {**settings, "fingerprint": digest})
-    if shelf.finished():
-        print(f"resuming: {shelf.finished()} batches are on disk")
-    largest = max(len(one.numbers) for one in entries)
+    check_out(shelf, arguments.out, len(entries) * copies)
+    atoms = arguments.batch_size * max(len(one.numbers) for one in entries)
+    job = PredictionJob(model, entries, copies, arguments.seed, plan, atoms, shelf)
+    todo = job.missing()
+    if len(todo) < len(job.batches):
+        print(f"resuming: {len(job.batches) - len(todo)} of {len(job.batches)} batches are on disk")
+    if arguments.devices > 1:
+        from sciflow.training.predict import generate_distributed
+
+        generate_distributed(job, todo, arguments.devices)  # type: ignore[arg-type] (path, generate and model suffice)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with stage_bars() as progress:
-        predictions = predict_structures(
-            model,
-            entries,
-            copies,
-            seed=arguments.seed,
-            steps=arguments.steps,
-            solver=arguments.solver,
-            batch_atoms=arguments.batch_size * largest,
-            progress=progress,
-            shelf=shelf,
-        )
+        predictions = collected(job, progress)
     names, structures = named(entries, predictions)
-    written = write_crystals(arguments.out, structures, names)
-    empty = len(structures) - written
+    write_once(shelf, arguments.out, structures, names)
+    empty = sum(one is None for one in structures)
     write_json(f"{arguments.out}.json", {**settings, "empty_samples": empty})
     shelf.close()
-    print(f"wrote {written} structures of {len(entries)} compositions to {arguments.out}", end="")
+    print(f"wrote {len(structures) - empty} structures of {len(entries)} compositions to {arguments.out}", end="")
     print(f" ({empty} empty)" if empty else "")
 
 

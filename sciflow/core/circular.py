@@ -57,7 +57,7 @@ def solve(function: Callable[[Tensor], Tensor], target: Tensor, high: float) -> 
     return (below + above) / 2
 
 
-def von_mises(concentration: Tensor, u: Tensor) -> Tensor:
+def von_mises(concentration: Tensor, u: Tensor, index: Tensor | None = None) -> Tensor:
     """Quantiles of vM(0, k): the inverse distribution function, so that one uniform makes one draw.
 
     The distribution function is tabulated in v, x = 2 atan(w tan(v/2)) with w = (1 + k)^(-1/2), in which the density
@@ -65,10 +65,11 @@ def von_mises(concentration: Tensor, u: Tensor) -> Tensor:
 
     Args:
         concentration: (J,) k >= 0.
-        u: (J, M) uniforms in (0, 1).
+        u: (J, M) uniforms in (0, 1), or (rows, M) with an index.
+        index: (rows,) which concentration each row has; None: row j has the j-th.
 
     Returns:
-        (J, M) angles in [-pi, pi], float64.
+        Angles in [-pi, pi] shaped like u, float64.
     """
     k = concentration.double()[:, None]
     width = (1 + k).rsqrt()
@@ -77,9 +78,15 @@ def von_mises(concentration: Tensor, u: Tensor) -> Tensor:
     density = (k * (x.cos() - 1)).exp() * width / ((v / 2).cos() ** 2 + (width * (v / 2).sin()) ** 2)
     cumulative = torch.cat([torch.zeros_like(k), (density[:, 1:] + density[:, :-1]).cumsum(1)], 1)
     cumulative = cumulative / cumulative[:, -1:]
-    u = u.double().contiguous()
-    right = torch.searchsorted(cumulative, u).clamp(1, POINTS)
-    low, high = cumulative.gather(1, right - 1), cumulative.gather(1, right)
-    share = (u - low) / (high - low).clamp_min(1e-300)
+    row = (torch.arange(len(k), device=k.device) if index is None else index)[:, None]
+    start = row * (POINTS + 1)
+    # the J functions one after the other as ONE increasing sequence from 0 to J: no copy of a table per row
+    flat = (cumulative + torch.arange(len(k), device=k.device)[:, None]).flatten()
+    right = torch.searchsorted(flat, (u.double() + row).contiguous()) - start
+    right = right.clamp(1, POINTS)
+    flat = cumulative.flatten()
+    low, high = flat[start + right - 1], flat[start + right]
+    share = (u.double() - low) / (high - low).clamp_min(1e-300)
     v = (right - 1 + share.clamp(0, 1)) * (2 * math.pi / POINTS) - math.pi
+    width = width[row[:, 0]]
     return 2 * torch.atan2(width * (v / 2).sin(), (v / 2).cos())

@@ -121,6 +121,29 @@ class Explicit(Grid):
         return torch.tensor(self.clocks, dtype=torch.float64)
 
 
+class Below(Grid):
+    """The moves of another grid below a clock, the first of them shortened: a run that starts from noised data.
+
+    Args:
+        grid: The grid of the whole run; its number of steps is asked for.
+        start: Clock inside the grid.
+    """
+
+    def __init__(self, grid: Grid, start: float) -> None:
+        self.grid, self.start = grid, start
+
+    def points(self, steps: int) -> Tensor:
+        """`start` and the clocks below it: at most steps + 1.
+
+        Raises:
+            UserError: `start` lies outside the grid.
+        """
+        clocks = self.grid.points(steps)
+        if not float(clocks[-1]) < self.start < max(float(clocks[0]), 1.0):
+            raise UserError(f"start: got clock {self.start}, expected one between {float(clocks[-1]):g} and 1")
+        return torch.cat([clocks.new_tensor([self.start]), clocks[clocks < self.start]])
+
+
 class Physical(Uniform):
     """Equal steps in physical time from `start` to `end` > start: simulation of jump processes and drifts."""
 

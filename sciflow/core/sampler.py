@@ -93,6 +93,16 @@ class Sampler:
                 drawn[name] = kernel.sample(noise.at(name, PRIOR))
         return template.put(**drawn)
 
+    def noised(self, clean: State, clock: float, noise: Noise) -> State:
+        """A clean state noised to a clock, where a run may start: editing and refinement (SDEdit)."""
+        t, drawn = torch.tensor(clock, dtype=torch.float64), {}
+        for name, process in self.processes.items():
+            if not hasattr(process, "marginal"):
+                raise UserError(f"{type(process).__name__} of field '{name}' has no law of noised data to start from")
+            kernel: Kernel = process.marginal(process.encode(clean[name]), t, clean.layouts[name])  # type: ignore[operator]
+            drawn[name] = kernel.sample(noise.at(name, PRIOR))
+        return clean.put(**drawn)
+
     def run(
         self,
         state: State,

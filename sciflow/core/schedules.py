@@ -134,6 +134,35 @@ class VP(_LinearBeta):
         return (1 - beta).sqrt() - 1, beta.sqrt()
 
 
+class DDPM(VP):
+    """The table of DDPM (Ho et al. 2020), exact at the clocks k/steps: sigma^2 = 1 - prod_{i <= k} (1 - beta_i).
+
+    beta_i = linspace(beta_min/steps, beta_max/steps, steps), i = 1 .. steps; log alpha is linear between the clocks.
+    For models trained with the table; `VP` is its limit for many steps.
+    """
+
+    def __init__(self, steps: int = 1000, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        super().__init__(beta_min, beta_max)
+        if beta_max >= steps:
+            raise UserError(f"beta_max/steps must be below 1, got {beta_max}/{steps}; take more steps")
+        self.steps = steps
+        table = torch.linspace(beta_min / steps, beta_max / steps, steps, dtype=torch.float64)
+        self._integral = torch.cat([torch.zeros(1, dtype=torch.float64), -torch.log1p(-table).cumsum(0)])
+
+    def integral(self, t: Tensor) -> Tensor:
+        """-log of the product, linear between its values."""
+        table, k = self._integral.to(t.device, t.dtype), self._place(t)
+        return table[k] + (t * self.steps - k) * (table[k + 1] - table[k])
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Slope of the integral, at a clock k/steps that below it."""
+        table, k = self._integral.to(t.device, t.dtype), self._place(t)
+        return self.steps * (table[k + 1] - table[k])
+
+    def _place(self, t: Tensor) -> Tensor:
+        return (torch.ceil(t * self.steps - 1e-3).long() - 1).clamp(0, self.steps - 1)
+
+
 class SubVP(_LinearBeta):
     """sub-VP (Song et al. 2021): sigma = 1 - exp(-B), g^2 = beta (1 - exp(-2B))."""
 

@@ -24,6 +24,7 @@ class Layout:
         mask: 1 on valid entries, broadcastable to the field; None: all are valid.
         sizes: True number of rows (nodes, atoms, tokens) of each sample, known on the host; None: not stated.
         anchor: Point per row on which an `Anchored` process is centred, broadcastable to the field; None: the origin.
+        scale: Unit of length of an `Anchored` process, positive, () or one row per row of the field; None: 1.
     """
 
     batch: int
@@ -31,6 +32,7 @@ class Layout:
     mask: Tensor | None = None
     sizes: tuple[int, ...] | None = None
     anchor: Tensor | None = None
+    scale: Tensor | None = None
 
     def rows(self, value: Tensor, x: Tensor) -> Tensor:
         """Per-sample values () or (B,) as a tensor that broadcasts against `x`. The only broadcast of time there is."""
@@ -55,14 +57,15 @@ class Layout:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Layout:
         """The layout with `function` applied to each of its tensors."""
-        index, mask, anchor = (None if v is None else function(v) for v in (self.index, self.mask, self.anchor))
-        return replace(self, index=index, mask=mask, anchor=anchor)
+        parts = {name: None if v is None else function(v) for name, v in self._tensors().items()}
+        return replace(self, index=None if self.index is None else function(self.index), **parts)
 
     def repeat(self, copies: int) -> Layout:
         """Layout of `copies` copies of the batch, copy after copy."""
         index = None if self.index is None else torch.cat([self.index + c * self.batch for c in range(copies)])
-        mask, anchor = (None if v is None else _repeat(v, copies) for v in (self.mask, self.anchor))
-        return Layout(self.batch * copies, index, mask, None if self.sizes is None else self.sizes * copies, anchor)
+        sizes = None if self.sizes is None else self.sizes * copies
+        parts = {name: v if v is None or v.ndim == 0 else _repeat(v, copies) for name, v in self._tensors().items()}
+        return Layout(self.batch * copies, index, sizes=sizes, **parts)
 
     def select(self, samples: Tensor) -> tuple[Layout, Tensor]:
         """Layout of the chosen samples and the rows of the old field that it takes, both in the order of `samples`."""
@@ -71,8 +74,12 @@ class Layout:
             index, rows = None, samples
         else:  # (chosen, rows) matches, in the order of the choice
             index, rows = (self.index[None, :] == samples[:, None]).nonzero(as_tuple=True)
-        mask, anchor = (None if v is None else v[rows] for v in (self.mask, self.anchor))
-        return Layout(len(samples), index, mask, sizes, anchor), rows
+        parts = {name: v if v is None or v.ndim == 0 else v[rows] for name, v in self._tensors().items()}
+        return Layout(len(samples), index, sizes=sizes, **parts), rows
+
+    def _tensors(self) -> dict[str, Tensor | None]:
+        """What is shaped like the field."""
+        return {"mask": self.mask, "anchor": self.anchor, "scale": self.scale}
 
 
 @dataclass(frozen=True, eq=False)

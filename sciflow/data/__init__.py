@@ -23,9 +23,12 @@ from sciflow.core.files import replacing
 from sciflow.data.cards import CARDS, Carrier, DataSet
 from sciflow.data.crystals import CRYSTAL_CARDS
 from sciflow.data.sequences import SEQUENCE_CARDS
+from sciflow.data.trajectories import TRAJECTORY_CARDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DATASETS: dict[str, DataSet] = {card.name: card for card in [*CARDS, *SEQUENCE_CARDS, *CRYSTAL_CARDS]}
+DATASETS: dict[str, DataSet] = {
+    card.name: card for card in [*CARDS, *SEQUENCE_CARDS, *CRYSTAL_CARDS, *TRAJECTORY_CARDS]
+}
 
 
 def data_root() -> Path | None:
@@ -89,6 +92,8 @@ def resolve(name_or_path: str | Path) -> Path:
 
 def way_to(data_set: DataSet) -> str:
     """What a user does to have a data set."""
+    if data_set.made:
+        return "there is no file, it is made when it is used: give its name to a model or an experiment"
     if data_set.carrier or data_set.url:
         way = f"run: sciflow data get {data_set.name}"
         if data_set.carrier is None and data_set.sha256 is None:

@@ -32,6 +32,7 @@ class DataSet:
         url: address of the file itself (https), for `get`, or None.
         page: address of a page from which a person gets it, or None.
         substitute: name of the set to use where this one is out of reach, or None.
+        made: whether there is no file because sciflow makes the data when they are used.
     """
 
     name: str
@@ -46,6 +47,7 @@ class DataSet:
     url: str | None = None
     page: str | None = None
     substitute: str | None = None
+    made: bool = False
 
 
 MOSES = "Polykovskiy et al., Front. Pharmacol. 11, 565644 (2020), from ZINC Clean Leads"

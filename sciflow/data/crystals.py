@@ -15,18 +15,19 @@ OMATG = "duplicates removed by OMatG (FERMat-ML, 'All that structure matches doe
 MP = "Materials Project (Jain et al., APL Mater. 1, 011002, 2013)"
 OPEN = "data openly published; split MIT"
 CC_BY = "CC BY 4.0"
-CDVAE = "https://raw.githubusercontent.com/txie-93/cdvae/main/data"
-DIFFCSP = "https://raw.githubusercontent.com/jiaor17/DiffCSP/main/data"
+CDVAE = "txie-93/cdvae", "f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea"  # repository, commit; the files lie in data/
+DIFFCSP = "jiaor17/DiffCSP", "7121d159826efa2ba9500bf299250d96da37f146"
 
 
 def _stored(name: str, title: str, source: str, licence: str, megabytes: float, sha256: str) -> DataSet:
     return DataSet(name, title, source, licence, megabytes, sha256, f"crystals/{name}.npz")
 
 
-def _full(name: str, part: str, about: tuple[str, str, str], file: tuple[str, str | None, float | None]) -> DataSet:
-    (source, licence, folder), (count, sha256, megabytes) = about, file
+def _full(
+    name: str, part: str, about: tuple[str, str, tuple[str, str]], file: tuple[str, str | None, float | None]
+) -> DataSet:
+    (source, licence, (repository, commit)), (count, sha256, megabytes) = about, file
     substitute = {"mp_20": "mp_20_biternary"}.get(name, name) + ("_test" if part == "test" else "_val")
-    page = folder.replace("raw.githubusercontent.com", "github.com").replace("/main/", "/tree/main/")
     return DataSet(
         f"{name}_full_{part}",
         f"{name} as published, {part}: {count} crystals (CSV of CIFs)",
@@ -35,8 +36,8 @@ def _full(name: str, part: str, about: tuple[str, str, str], file: tuple[str, st
         megabytes,
         sha256,
         None,
-        url=f"{folder}/{name}/{part}.csv",
-        page=f"{page}/{name}",
+        url=f"https://raw.githubusercontent.com/{repository}/{commit}/data/{name}/{part}.csv",
+        page=f"https://github.com/{repository}/tree/{commit}/data/{name}",
         substitute=substitute,
     )
 
@@ -164,7 +165,7 @@ STORED = [
     ),
 ]
 
-# (benchmark, source, licence, folder on the web, {part: (crystals, sha256 of the CSV file, megabytes)})
+# (benchmark, source, licence, repository and commit, {part: (crystals, sha256 of the CSV file, megabytes)})
 BENCHMARKS = [
     (
         "perov_5",
@@ -220,18 +221,9 @@ CRYSTAL_CARDS = [
         "crystal_prototypes/crystal_prototypes.npz",
     ),
     *STORED,
-    DataSet(
-        "comp_fingerprint_scaler",
-        "mean and standard deviation of the 132 magpie features of a composition, for the coverage metric",
-        "constants of CDVAE (Xie et al., ICLR 2022)",
-        "MIT",
-        0.01,
-        "bb381de885cf0306acc006c5ded0a402be18dbb1f892ad699b5e64e66ba2edfe",
-        "crystals/comp_fingerprint_scaler.json",
-    ),
     *(
-        _full(name, part, (source, licence, folder), file)
-        for name, source, licence, folder, parts in BENCHMARKS
+        _full(name, part, (source, licence, place), file)
+        for name, source, licence, place, parts in BENCHMARKS
         for part, file in parts.items()
     ),
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from sciflow.core.codec import Codec
 from sciflow.core.errors import UserError
@@ -105,6 +106,39 @@ def reading_losses(data: Mapping[str, Any]) -> str:
     read = [f"{data['read']} entries read"] if "read" in data and found else []
     first = [f"first skipped: {'; '.join(data['examples'])}"] if data.get("examples") else []
     return ", ".join([*read, *found, *first])
+
+
+class AtomBatches(BatchSampler):
+    """Batches of about equal numbers of atoms: a network on complete graphs costs N^2 per sample.
+
+    The T atoms of an epoch, in its order, are cut into ceil(T / atoms) equal intervals; a sample belongs to the
+    interval in which its first atom lies. So the number of batches is the same in every epoch, none is empty, and a
+    batch holds less than `atoms` plus the largest sample.
+
+    Args:
+        sampler: Order of the epoch.
+        sizes: Numbers of atoms of all samples.
+        atoms: Atoms per batch, at least twice the largest sample.
+    """
+
+    def __init__(self, sampler: Sampler[int], sizes: Sequence[int], atoms: int) -> None:
+        if atoms < 2 * max(sizes):
+            raise UserError(f"batch_atoms: got {atoms}, expected at least {2 * max(sizes)}, twice the largest sample")
+        super().__init__(sampler, batch_size=1, drop_last=False)
+        self.sizes, self.atoms = sizes, atoms
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-sum(self.sizes) // self.atoms)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Indices of each batch."""
+        order = list(self.sampler)
+        ends = list(accumulate(self.sizes[i] for i in order))
+        batches: list[list[int]] = [[] for _ in range(len(self))]
+        for i, end in zip(order, ends, strict=True):
+            batches[(end - self.sizes[i]) * len(batches) // ends[-1]].append(i)
+        yield from batches
 
 
 class _Indices(Dataset[int]):

@@ -114,7 +114,7 @@ class Shelf:
 
     def get(self, stage: str, number: int) -> dict[str, Any] | None:
         """A stored batch, or None."""
-        path = self._path(stage, number)
+        path = self.path(stage, number)
         try:
             return json.loads(path.read_text()) if path.exists() else None
         except ValueError as error:
@@ -124,7 +124,7 @@ class Shelf:
         """Store a batch."""
         if not (self.folder / "run.json").exists():
             write_text(self.folder / "run.json", self.text)
-        write_text(self._path(stage, number), json.dumps(content))
+        write_text(self.path(stage, number), json.dumps(content))
 
     def close(self) -> None:
         """Remove the folder."""
@@ -134,7 +134,8 @@ class Shelf:
         """Number of stored batches."""
         return sum(1 for _ in self.folder.glob("*-*.json"))
 
-    def _path(self, stage: str, number: int) -> Path:
+    def path(self, stage: str, number: int) -> Path:
+        """File of a batch."""
         return self.folder / f"{stage.replace(' ', '_')}-{number:05d}.json"
 
 

@@ -2,20 +2,16 @@ r"""Periodic Bayesian flow of Wu et al. 2025 (CrysBFN): von Mises beliefs about 
 
 The belief vM(m, c) about an angle x is kept as the planar vector C = c (cos m, sin m). A sender y ~ vM(x, alpha)
 updates it by C <- C + alpha (cos y, sin y). Lengths do not add (c is random given x and t), but mean resultants do:
-E[C | x] = sum_j alpha_j A(alpha_j) (cos x, sin x). The accuracy of a move t -> s follows from that:
-
-    alpha A(alpha) = c*(s) - c*(t),    H(c*(t)) = H(0) + (1 - t) (H(beta) - H(0)),
-
-with c* the concentration whose entropy falls linearly in the clock. So the mean belief at every clock does not depend
-on the moves that led there, and one model samples with any number of them. The first move from no knowledge has
-alpha A(alpha) = c* instead of the paper's alpha = c*.
+E[C | x] = sum_j alpha_j A(alpha_j) (cos x, sin x). An `AccuracyRule` says which alpha a move t -> s has, for any moves,
+so that the mean entropy of the beliefs falls linearly in the clock. Whatever the accuracies were, vM(arg C, |C|) is the
+posterior of x under a flat prior; so one network, which sees C, serves any number of moves.
 
 The marginal at t is the law after equal moves of 1/steps. Its terms are drawn exactly where they are few (64), else the
 first 16, whose law is far from normal, are drawn and the others are a normal with their exact moments:
 
     Var Re = sum alpha^2 ((1 + A2)/2 - A^2),   Var Im = sum alpha^2 (1 - A2)/2   along and across the direction of x.
 
-For steps -> infinity C is normal with mean c* u and variance c* in both components: the planar flow.
+For steps -> infinity C is normal with mean G u and variance G in both components, G = sum alpha A: the planar flow.
 """
 
 from __future__ import annotations
@@ -27,7 +23,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sciflow.core.circular import entropy, entropy_slope, mean_resultant, second_resultant, solve, von_mises
+from sciflow.core import accuracy_rules
+from sciflow.core.accuracy_rules import AccuracyRule, Continuous
+from sciflow.core.circular import mean_resultant, second_resultant, von_mises
 from sciflow.core.errors import UserError
 from sciflow.core.kernels import Dirac, Kernel
 from sciflow.core.noise import Draws
@@ -118,7 +116,8 @@ class VonMisesBFN(Process):
 
     Args:
         accuracy: beta, the concentration c* at t = 0.
-        steps: Number of equal moves whose law `marginal` is.
+        steps: Number of equal moves whose law `marginal` is. Samplers may make any others.
+        rule: Accuracies of the moves.
 
     Raises:
         UserError: Non-positive arguments.
@@ -129,30 +128,23 @@ class VonMisesBFN(Process):
     alphas: Tensor
     moments: Tensor
 
-    def __init__(self, accuracy: float = 1e3, steps: int = 100) -> None:
+    def __init__(self, accuracy: float = 1e3, steps: int = 100, rule: AccuracyRule | None = None) -> None:
         super().__init__()
         if accuracy <= 0 or steps < 1:
             raise UserError(f"accuracy and steps must be positive, got {accuracy} and {steps}")
-        self.accuracy, self.steps, self.space = accuracy, steps, Euclidean()
-        clocks = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
-        alphas = self.alpha(clocks[:-1], clocks[1:])
+        self.accuracy, self.steps, self.space = float(accuracy), steps, Euclidean()
+        self.rule = rule if rule is not None else Continuous()
+        alphas = self.rule.table(steps, self.accuracy)
         self.register_buffer("alphas", alphas, persistent=False)
         self.register_buffer("moments", torch.cat([torch.zeros(1, 3), moments(alphas).cumsum(0)]), persistent=False)
 
     def concentration(self, t: Tensor) -> Tensor:
-        """c*(t), float64."""
-        ends = entropy(torch.tensor([0.0, self.accuracy], dtype=torch.float64))
-        return solve(entropy, ends[0] + (1 - t.double()) * (ends[1] - ends[0]), self.accuracy)
+        """c*(t), whose entropy falls linearly in the clock; float64."""
+        return accuracy_rules.concentration(t, self.accuracy)
 
     def concentration_rate(self, t: Tensor) -> Tensor:
-        """-dc*/dt, the accuracy n alpha A(alpha) that a unit of clock brings; float64."""
-        ends = entropy(torch.tensor([0.0, self.accuracy], dtype=torch.float64))
-        return (ends[1] - ends[0]) / entropy_slope(self.concentration(t).clamp_min(1e-9))
-
-    def alpha(self, t: Tensor, s: Tensor) -> Tensor:
-        """Accuracy of the move t -> s, float64."""
-        gain = (self.concentration(s) - self.concentration(t)).clamp_min(0)
-        return solve(lambda k: k * mean_resultant(k), gain, self.accuracy + 1)
+        """n alpha A(alpha), the mean resultant that a unit of clock brings; float64."""
+        return self.rule.rate(t, self.accuracy)
 
     def encode(self, x: Tensor) -> Tensor:
         """Coordinates in units of the period (rows, d) -> unit vectors (rows, d, 2)."""
@@ -170,14 +162,14 @@ class VonMisesBFN(Process):
         """Law of the belief at t after equal moves of 1/steps from no knowledge, the last one shorter."""
         t = t.double()
         whole = ((1 - t) * self.steps + 1e-9).floor().clamp(0, self.steps).long()  # moves
-        last = self.alpha(1 - whole.double() / self.steps, t)
+        last = self.rule.alpha(1 - whole.double() / self.steps, t, self.accuracy)
         drawn = self.steps if self.steps <= EXACT else FIRST
         count = whole.clamp_max(drawn)
         return VonMisesFlow(x0, self.alphas[:drawn], count, last, self.moments[whole] - self.moments[count], layout)
 
     def posterior(self, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, layout: Layout) -> VonMisesUpdate:
         """Bayesian update with one sender about x0, which is a point of the circle."""
-        return VonMisesUpdate(x_t, on_circle(x0), self.alpha(t, s), layout)
+        return VonMisesUpdate(x_t, on_circle(x0), self.rule.of_move(t, s, self.accuracy), layout)
 
     def to_data(self, value: Tensor, kind: str, x: Tensor, t: Tensor, layout: Layout) -> Tensor:
         """A direction -> the point of the unit circle."""
@@ -211,4 +203,4 @@ def _draw(alpha: Tensor, like: Tensor, layout: Layout, draws: Draws) -> Tensor:
     u = draws.uniform(like, layout)
     if alpha.ndim == 0:
         return von_mises(alpha[None], u.reshape(1, -1)).reshape(u.shape).to(like)
-    return von_mises(alpha if layout.index is None else alpha[layout.index], u).to(like)
+    return von_mises(alpha, u, layout.index).to(like)

@@ -25,7 +25,6 @@ DESIGN_COLUMNS: dict[str, str] = {
 COUNTS = {
     "unusable": "without a usable structure",
     "not_relaxed": "without an energy",
-    "other_spacegroup": "of another space group",
 }
 
 
@@ -108,9 +107,11 @@ def _rounded(value: Any) -> Any:
 # -- evaluation ------------------------------------------------------------------------------------------------------
 CSP_METRICS: dict[str, tuple[str, float]] = {
     "match_rate": ("match rate, no gate [%]", 100),
-    "match_rate_valid": ("match rate, valid only [%]", 100),
+    "match_rate_valid": ("match rate, CrysBFN gate [%]", 100),
+    "match_rate_smact": ("match rate, CDVAE gate (smact) [%]", 100),
     "rmse": ("RMSE of the matched", 1),
-    "rmse_valid": ("RMSE of the matched and valid", 1),
+    "rmse_valid": ("RMSE, CrysBFN gate", 1),
+    "rmse_smact": ("RMSE, CDVAE gate", 1),
     "crmse": ("cRMSE, all references", 1),
     "strict_match_rate": ("strict match rate [%]", 100),
     "strict_rmse": ("strict RMSE", 1),
@@ -126,6 +127,18 @@ DE_NOVO_METRICS: dict[str, tuple[str, float]] = {
     "w1_density": ("W1 of density [g/cm3]", 1),
     "w1_elements": ("W1 of number of elements", 1),
 }
+SUN_METRICS = {
+    "stable": "stable, at most 0 eV/atom above the PARTIAL hull [%]",
+    "metastable": "metastable, at most 0.1 eV/atom above it [%]",
+    "unique": "unique [%]",
+    "novel": "novel [%]",
+    "sun": "S.U.N. [%]",
+    "metastable_sun": "S.U.N., metastable [%]",
+}
+PUBLISHED_COVERAGE = (
+    "Published coverage: 10,000 samples against the whole test set, cut-offs (structure, composition) 0.2 and 4 for "
+    "Perov-5 and Carbon-24, 0.4 and 10 for MP-20"
+)
 FLOOR_NAMES = {
     "random_coordinates": "random coordinates, true lattice",
     "borrowed_lattice": "random coordinates, another lattice",
@@ -144,17 +157,27 @@ def crystal_table(report: Mapping[str, Any]) -> Table:
             continue
         figures = [report[key], *([errors.get(key)] if csp else []), *(floor.get(key) for floor in floors.values())]
         rows.append([name, *(None if figure is None else factor * figure for figure in figures)])
+    if "sun" in report:
+        rows += _sun_rows(report["sun"], len(floors))
     columns = ["", "ours", *(["std. error"] if csp else []), *(FLOOR_NAMES[name] for name in floors)]
     return Table(columns, rows, " ".join([*(_csp_notes(report) if csp else _de_novo_notes(report)), *report["notes"]]))
 
 
+def _sun_rows(sun: Mapping[str, Any], floors: int) -> list[list[Any]]:
+    """Shares of the samples and of real crystals; the same columns as the table of de novo samples."""
+    real = sun.get("floors", {}).get("real_crystals", {})
+    beside = [[None if name not in real else 100 * real[name]][:floors] for name in SUN_METRICS]
+    return [[text, 100 * sun[name], *more] for (name, text), more in zip(SUN_METRICS.items(), beside, strict=True)]
+
+
 def _csp_notes(report: Mapping[str, Any]) -> list[str]:
-    floors = report.get("floor_references")
+    floors, ceiling = report.get("floor_references"), report.get("reference_smact")
     return [
         f"{report['references']} references, up to {report['samples_per_reference']} samples each (best of them), "
         f"{report['unusable']} unusable; {report['comparisons_failed']} comparisons failed.",
         "Match: stol 0.5, 10 degrees, ltol 0.3; strict: 0.3, 5 degrees, 0.2. RMSE leaves failures out; cRMSE counts "
-        f"them with stol. Gate of `valid`: {report['gate']}.",
+        f"them with stol. CrysBFN gate: {report['gates']['valid']}. CDVAE gate: {report['gates']['smact']}"
+        + (f"; {100 * ceiling:.1f} % of the references pass smact." if ceiling is not None else "."),
         *([f"Floors and noise floor: {floors} references drawn at random."] if floors else []),
     ]
 
@@ -165,7 +188,17 @@ def _de_novo_notes(report: Mapping[str, Any]) -> list[str]:
     if "cov_samples" in report:
         notes.append(
             f"Coverage: {report['cov_samples']} samples and {report['cov_references']} references, cut-offs "
-            f"{structural:g} and {composition:g}; it grows with their numbers, compare it with the floor only."
+            f"{structural:g} and {composition:g}; it grows with their numbers, compare it with the floor only. "
+            f"{PUBLISHED_COVERAGE}."
+        )
+    if "sun" in report:
+        sun = report["sun"]
+        notes.append(
+            f"S.U.N. of {len(sun['chosen'])} samples (standard error of the share "
+            f"{100 * sun['standard_errors']['sun']:.1f} %, of metastable S.U.N. "
+            f"{100 * sun['standard_errors']['metastable_sun']:.1f} %), {sun['unknown']} without an energy above the "
+            f"hull, {sun['not_converged']} not converged: {sun['protocol']}. Upper bounds, as competing phases are "
+            "missing; real crystals: as many of the reference set."
         )
     return notes
 
@@ -185,8 +218,9 @@ def crystal_sections(report: Mapping[str, Any]) -> list[Section]:
         for key, label in (("density", "density [g/cm3]"), ("volume", "volume [cubic angstrom per atom]"))
     ]
     rows = report["table"]
-    cells = [[row["name"], *(shown(_rounded(row[key])) for key in row if key != "name")] for row in rows]
-    every = Table([name.replace("_", " ") for name in rows[0]], cells)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[row["name"], *(shown(_rounded(row.get(key))) for key in keys if key != "name")] for row in rows]
+    every = Table([name.replace("_", " ") for name in keys], cells)
     return [
         Section("Metrics", against, crystal_table(report)),
         Section("Unit cells", drawn, figures=drawings(first, labels)),

@@ -8,6 +8,7 @@ from typing import Any
 from sciflow.report import published
 from sciflow.report.crystals import crystal_sections, crystal_table
 from sciflow.report.html import Section, Table, histogram
+from sciflow.report.trajectories import trajectory_sections, trajectory_table
 
 # key -> (name in tables, factor, unit)
 MOLECULE_METRICS: dict[str, tuple[str, float]] = {
@@ -37,6 +38,7 @@ def evaluation_sections(report: Mapping[str, Any]) -> list[Section]:
         "sequences": sequence_sections,
         "molecules": molecule_sections,
         "crystals": crystal_sections,
+        "trajectories": trajectory_sections,
     }
     return sections[report["domain"]](report)
 
@@ -48,6 +50,7 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
         "sequences": sequence_table,
         "molecules": molecule_table,
         "crystals": crystal_table,
+        "trajectories": trajectory_table,
     }
     return tables[report["domain"]](report)
 

@@ -57,6 +57,16 @@ def test_quantiles_are_those_of_scipy():
     torch.testing.assert_close(normal, u[5], atol=1e-5, rtol=0)
 
 
+def test_rows_that_share_a_concentration():
+    """An index picks the concentration of each row; edges of the unit interval stay in their own law."""
+    k, index = torch.tensor([0.2, 30.0, 5.0], dtype=F64), torch.tensor([2, 0, 0, 1, 2])
+    u = torch.rand(5, 4, generator=torch.Generator().manual_seed(1), dtype=F64)
+    u[:, 0], u[:, 1] = 1e-12, 1 - 1e-12
+    torch.testing.assert_close(von_mises(k, u, index), von_mises(k[index], u))
+    one_by_one = torch.cat([von_mises(k[i : i + 1], u[r : r + 1]) for r, i in enumerate(index.tolist())])
+    torch.testing.assert_close(von_mises(k, u, index), one_by_one, atol=1e-9, rtol=0)
+
+
 def test_draws_have_the_moments():
     """z-tests of E cos and E cos 2y; false alarm 1e-5 each."""
     from stats import Z_LIMIT, mean_z

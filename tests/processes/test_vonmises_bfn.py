@@ -1,5 +1,5 @@
-"""Von Mises Bayesian flow: schedule tables of the crysbfn specification (sections 4 and 21), draws against sequential
-simulation, the sampler with an exact predictor."""
+"""Von Mises Bayesian flow: draws against sequential simulation, the sampler with an exact predictor (crysbfn
+specification, section 21). Its accuracies: tests/core/test_accuracy_rules.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import torch
 from stats import FALSE_ALARM, Z_LIMIT, chi_square, mean_z
 
-from sciflow.core.circular import entropy, mean_resultant, von_mises
+from sciflow.core.accuracy_rules import Closed, Continuous, Exact, concentration
+from sciflow.core.circular import mean_resultant, von_mises
+from sciflow.core.config import from_config, to_config
 from sciflow.core.errors import UserError
 from sciflow.core.grids import Uniform
 from sciflow.core.kernels import Kernel
@@ -23,10 +25,6 @@ from sciflow.solvers.ancestral import Ancestral
 from sciflow.solvers.reperturb import Reperturb
 
 F64 = torch.float64
-# section 4, read from the cached tables of the released code: n = 10, and first, middle, last of others
-TARGETS_10 = [1.4780, 2.7025, 4.9960, 10.1139, 21.3071, 45.6201, 98.3799, 212.850, 461.198, 1000]
-ALPHAS_10 = [1.4780, 1.5872, 2.6274, 5.3850, 11.4376, 24.5492, 52.9927, 114.7026, 248.5802, 539.0327]
-MIDDLE_LAST = {100: (2.234, 74.957), 200: (1.404, 38.451), 1000: (0.5763, 8.2236), 2000: (0.4010, 4.4013)}
 
 
 def clock(*values: float) -> torch.Tensor:
@@ -49,46 +47,22 @@ def zero_angle(rows: int) -> torch.Tensor:
 # ---------------------------------------------------------------- schedule
 
 
-def test_target_concentrations_are_those_of_the_table():
-    found = VonMisesBFN(steps=10).concentration(1 - torch.arange(1, 11, dtype=F64) / 10)
-    torch.testing.assert_close(found, torch.tensor(TARGETS_10, dtype=F64), rtol=3e-5, atol=0)
+@pytest.mark.parametrize("rule", [Closed(), Continuous(), Exact(2000)])
+def test_moves_of_the_sampler_are_those_of_the_marginal(rule):
+    """The update t -> s of a uniform grid has the accuracies that `marginal` sums."""
+    process, clocks = VonMisesBFN(steps=12, rule=rule), 1 - torch.arange(13, dtype=F64) / 12
+    x = zero_angle(1)
+    alphas = [process.posterior(x, x, t, s, Layout(1)).alpha for t, s in zip(clocks[:-1], clocks[1:], strict=True)]
+    torch.testing.assert_close(torch.stack(alphas), process.alphas, rtol=1e-9, atol=0)
+    gains = (process.alphas * mean_resultant(process.alphas)).cumsum(0)
+    mean = process.marginal(x, clocks[7], Layout(1)).mean
+    torch.testing.assert_close(mean[0, 0, 0], gains[6])
 
 
-def test_target_entropy_is_linear():
-    t = torch.linspace(0, 1, 21, dtype=F64)
-    h = entropy(VonMisesBFN(200.0).concentration(t))
-    torch.testing.assert_close(h, h[0] + t * (h[-1] - h[0]), atol=1e-9, rtol=0)
-
-
-def test_accuracies_are_close_to_the_searched_ones():
-    """The released code searches alpha so that the mean length is c* if the last belief points at x; we let mean
-    resultants add. Largest differences where few senders have spoken, as the specification found."""
-    ours = VonMisesBFN(steps=10).alphas
-    gap = (ours / torch.tensor(ALPHAS_10, dtype=F64) - 1).abs()
-    assert float(gap[4:].max()) < 0.025 and float(gap[-1]) < 1e-3 and float(gap[1:].median()) < 0.025
-    for steps, (middle, last) in MIDDLE_LAST.items():
-        alphas = VonMisesBFN(steps=steps).alphas
-        assert float(alphas[steps // 2]) == pytest.approx(middle, rel=0.03)
-        assert float(alphas[-1]) == pytest.approx(last, rel=0.03)
-
-
-@pytest.mark.parametrize("steps", [1, 3, 10, 100, 2000])
-def test_mean_resultants_add_up_to_the_accuracy(steps):
-    alphas = VonMisesBFN(accuracy=1e3, steps=steps).alphas
-    assert float((alphas * mean_resultant(alphas)).sum()) == pytest.approx(1e3, rel=1e-9)
-
-
-def test_the_mean_belief_does_not_depend_on_the_moves():
-    process, t = VonMisesBFN(), clock(1.0, 0.83, 0.41, 0.4, 0.0)
-    gains = [process.alpha(a, b) for a, b in zip(t[:-1], t[1:], strict=True)]
-    total = sum(float(a * mean_resultant(a)) for a in gains)
-    assert total == pytest.approx(float(process.concentration(clock(0.0))), rel=1e-9)
-
-
-def test_concentration_rate_is_the_slope():
-    process, t = VonMisesBFN(), clock(0.95, 0.6, 0.2)
-    slope = (process.concentration(t - 1e-5) - process.concentration(t + 1e-5)) / 2e-5
-    torch.testing.assert_close(process.concentration_rate(t), slope, rtol=1e-6, atol=0)
+def test_concentrations_of_the_process():
+    process, t = VonMisesBFN(500.0), clock(0.95, 0.6)
+    torch.testing.assert_close(process.concentration(t), concentration(t, 500.0))
+    torch.testing.assert_close(process.concentration_rate(t), Continuous().rate(t, 500.0))
 
 
 # ---------------------------------------------------------------- beliefs
@@ -127,35 +101,26 @@ def test_flow_draws_agree_with_sequential_simulation(steps, t):
         assert result.pvalue > FALSE_ALARM  # type: ignore[attr-defined]
 
 
-def test_flow_has_the_exact_mean_whatever_the_steps():
-    """E C = c* u at any clock; z-test, false alarm 1e-5."""
+def test_flow_has_the_exact_mean():
+    """E C = G(t) u but for the first move, which has A(c*) c* and not G; z-test, false alarm 1e-5."""
     t, rows = clock(0.37)[0], 20_000
     for steps in (7, 50, 300):
         process = VonMisesBFN(steps=steps)
         kernel = process.marginal(zero_angle(rows), t, Layout(rows))
         x = kernel.sample(Fresh(steps))[:, 0]
-        target = float(process.concentration(t))
+        first, gain = process.alphas[0], process.rule.gain(clock(0.37, 1 - 1 / steps), 1e3)
+        target = float(gain[0] - gain[1] + first * mean_resultant(first))
         assert mean_z(x[:, 0], target) < Z_LIMIT and mean_z(x[:, 1], 0.0) < Z_LIMIT
         torch.testing.assert_close(kernel.mean[:1, 0], clock(target, 0.0)[None], rtol=1e-9, atol=1e-9)
 
 
-def test_end_of_the_flow_has_the_figures_of_the_reference_schedule():
-    """Section 21 for n = 1000: mean c 997, sd 16.2, rms angle error .0316. Our accuracies add up to 1 000, not 996."""
-    process, rows = VonMisesBFN(steps=1000), 20_000
-    x = process.marginal(zero_angle(rows), clock(0.0)[0], Layout(rows)).sample(Fresh(3))[:, 0]
-    length, angle = x.norm(dim=-1), torch.atan2(x[:, 1], x[:, 0])
-    assert float(length.mean()) == pytest.approx(998.5, abs=3)
-    assert float(length.std()) == pytest.approx(16.2, rel=0.05)
-    assert float((angle**2).mean().sqrt()) == pytest.approx(0.0316, rel=0.03)
-
-
 def test_many_steps_approach_the_planar_flow():
-    """Variance c* in both components as steps -> infinity."""
+    """Variance G in both components as steps -> infinity."""
     process = VonMisesBFN(steps=20_000)
     mean, along, across = process.moments[10_000].tolist()
-    target = float(process.concentration(clock(0.5)))
-    assert mean == pytest.approx(target, rel=1e-6)
-    assert along == pytest.approx(target, rel=0.05) and across == pytest.approx(target, rel=0.05)
+    gain = float(process.rule.gain(clock(0.5), 1e3))
+    assert mean == pytest.approx(gain, rel=1e-4)
+    assert along == pytest.approx(gain, rel=0.01) and across == pytest.approx(gain, rel=0.01)
 
 
 def test_flow_turns_with_the_data_and_respects_the_clock_of_each_sample():
@@ -186,6 +151,12 @@ def test_kernels_have_no_density():
     for kernel in kernels:
         with pytest.raises(TypeError, match="no density"):
             kernel.log_prob(clean)
+
+
+def test_configuration_keeps_the_rule():
+    again = from_config(to_config(VonMisesBFN(200.0, 8, Closed())))
+    assert isinstance(again.rule, Closed) and again.accuracy == 200.0
+    assert torch.equal(again.alphas, VonMisesBFN(200.0, 8, Closed()).alphas)
 
 
 def test_bad_arguments_are_refused():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from sciflow.core.errors import UserError
 from sciflow.core.state import State
-from sciflow.domains.base import Samples, ScienceData
+from sciflow.domains.base import AtomBatches, Samples, ScienceData
 from sciflow.domains.crystals.arrays import CrystalArrays
 from sciflow.domains.crystals.codec import COORDS, LATTICE, TYPES, CrystalCodec
 from sciflow.domains.crystals.data import crystal_dataset
@@ -30,39 +28,6 @@ class _Crystals:
 
     def batch(self, indices: Sequence[int]) -> State:
         return self.codec.encode(self.arrays.select(np.asarray(indices)))
-
-
-class AtomBatches(BatchSampler):
-    """Batches of about equal numbers of atoms: a network on complete graphs costs N^2 per crystal.
-
-    The T atoms of an epoch, in its order, are cut into ceil(T / atoms) equal intervals; a crystal belongs to the
-    interval in which its first atom lies. So the number of batches is the same in every epoch, none is empty, and a
-    batch holds less than `atoms` plus the largest crystal.
-
-    Args:
-        sampler: Order of the epoch.
-        sizes: Numbers of atoms of all crystals.
-        atoms: Atoms per batch, at least twice the largest crystal.
-    """
-
-    def __init__(self, sampler: Sampler[int], sizes: Sequence[int], atoms: int) -> None:
-        if atoms < 2 * max(sizes):
-            raise UserError(f"batch_atoms: got {atoms}, expected at least {2 * max(sizes)}, twice the largest crystal")
-        super().__init__(sampler, batch_size=1, drop_last=False)
-        self.sizes, self.atoms = sizes, atoms
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return -(-sum(self.sizes) // self.atoms)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Indices of each batch."""
-        order = list(self.sampler)
-        ends = list(accumulate(self.sizes[i] for i in order))
-        batches: list[list[int]] = [[] for _ in range(len(self))]
-        for i, end in zip(order, ends, strict=True):
-            batches[(end - self.sizes[i]) * len(batches) // ends[-1]].append(i)
-        yield from batches
 
 
 class CrystalData(ScienceData):

@@ -1,12 +1,8 @@
-"""Crystal structures of a given composition: sampled, relaxed, merged and ranked; parts of them may be known.
-
-Known parts (lattice, sites, species) are kept by in-painting: after every move to clock s they are replaced by a draw
-from their own noising law at s, so that the network sees them at the noise level it expects; at s = 0 by themselves.
-"""
+"""Crystal structures sampled, relaxed, merged and ranked: of a composition, of free composition, or partly known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,17 +11,26 @@ import torch
 from torch import Tensor
 
 from sciflow.core.errors import UserError
-from sciflow.core.hooks import Hook, Transition
-from sciflow.core.noise import PRIOR
-from sciflow.core.state import Layout, State
-from sciflow.domains.crystals.arrays import SYMBOLS, from_parameters, parameters
-from sciflow.domains.crystals.codec import COORDS, LATTICE, TYPES, CrystalCodec, composition
+from sciflow.core.hooks import Hook
+from sciflow.core.state import State
+from sciflow.domains.crystals.codec import CrystalCodec, composition, structure_of
 from sciflow.domains.crystals.hull import PartialHull, energy_above_hull, formation_energy
+from sciflow.domains.crystals.known import Keep, Known, Start, start
 from sciflow.domains.crystals.matching import Tolerances, distinct
-from sciflow.domains.crystals.relax import Relaxed, relax
+from sciflow.domains.crystals.relax import Relaxed, energies, relax
 from sciflow.domains.crystals.rewards import Reward
 from sciflow.domains.crystals.validity import structurally_valid
-from sciflow.domains.designing import Designs, Guide, Progress, Runner, Task, Way, check_numbers, designs_and_baselines
+from sciflow.domains.designing import (
+    Designs,
+    Guide,
+    Progress,
+    Runner,
+    Shelf,
+    Task,
+    Way,
+    check_numbers,
+    designs_and_baselines,
+)
 
 SYMMETRY = 0.1  # angstrom; tolerance of the space groups of generated structures
 SAME = Tolerances(0.1, 3.0, 0.1)  # structures this close are one; tilted perovskites stay apart from cubic ones
@@ -36,15 +41,14 @@ class CrystalDesign:
     """A design run.
 
     Attributes:
-        formula: What was asked for.
+        formula: What was asked for; "free composition" where the model chose the species.
         table: One row per distinct structure, best first: rank, sample, formula, spacegroup, spacegroup_number, energy,
             formation_energy, above_partial_hull (eV per atom), copies (samples that are this structure), converged,
             volume (cubic angstrom per atom), density, a, b, c, alpha, beta, gamma, reward.
         structures: In the order of the table.
-        counts: samples, unusable (no structure, or overlapping atoms), not_relaxed (no energy: left out), distinct,
-            other_spacegroup (left out).
+        counts: samples, unusable (no structure, or overlapping atoms), not_relaxed (no energy: left out), distinct.
         baselines: Mean and best reward of the designs and of plain sampling at equal budget, if there was a reward.
-        notes: What the figures rest on.
+        notes: What the figures rest on, and what became of the space group that was asked for.
     """
 
     formula: str
@@ -55,58 +59,9 @@ class CrystalDesign:
     notes: list[str]
 
 
-class Keep(Hook):
-    """In-painting: the known parts of every crystal of the batch; all crystals have the same parts.
-
-    Args:
-        processes: Field -> process, as of the model.
-        known: State of ONE crystal with the known values.
-        masks: Field -> (rows,) bool, which rows of that crystal are known.
-    """
-
-    def __init__(self, processes: Mapping[str, Any], known: State, masks: Mapping[str, Tensor]) -> None:
-        self.known, self.masks = known, {name: mask for name, mask in masks.items() if name in processes}
-        self.processes = {name: processes[name] for name in self.masks}
-
-    def after(self, state: State, kernels: Any, transition: Transition) -> State:
-        """The state with the known parts put back."""
-        kept = {}
-        for name, process in self.processes.items():
-            x, layout = state[name], state.layouts[name]
-            clean = process.encode(self.known[name].to(x.device)).repeat(state.batch, *[1] * (x.ndim - 1))
-            mask = self.masks[name].to(x.device).repeat(state.batch).reshape(-1, *[1] * (x.ndim - 1))
-            if transition.move.s > 0:
-                clock = torch.tensor(transition.move.s, dtype=torch.float64)
-                draws = transition.noise.at(f"{name}/keep", transition.move)
-                clean = process.marginal(clean, clock, layout, self._end(name, clean, layout, transition)).sample(draws)
-            kept[name] = torch.where(mask, clean.to(x), x)
-        return state.put(**kept)
-
-    def _end(self, name: str, clean: Tensor, layout: Layout, transition: Transition) -> Tensor | None:
-        """The prior end of a process that needs one, the same at every move."""
-        process = self.processes[name]
-        if not process.joins_ends:
-            return None
-        draws = transition.noise.at(f"{name}/keep", PRIOR)
-        return process.space.project(process.space.noise(clean, layout, draws), layout)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of the cell beforehand.
-
-    Attributes:
-        lattice: (3, 3) rows in angstrom or (6,) lengths and angles; None: free.
-        sites: ((symbol, fractional coordinates (3,)), ...): atoms of the formula at known places.
-    """
-
-    lattice: Any = None
-    sites: Sequence[tuple[str, Sequence[float]]] = ()
-
-
 def design_crystals(
     model: Any,
-    formula: str,
+    formula: str | None,
     num: int,
     *,
     z: int = 1,
@@ -122,17 +77,19 @@ def design_crystals(
     relax_steps: int = 200,
     relax_seconds: float = 60.0,
     progress: Progress = lambda stage, done: None,
+    shelf: Shelf | None = None,
 ) -> CrystalDesign:
-    """Structures of one composition, the most stable first.
+    """Structures, the most stable first.
 
     Args:
-        model: `sciflow.Model` of crystals, for given or for generated species (those are then kept at the formula).
-        formula: E.g. "SrTiO3".
+        model: `sciflow.Model` of crystals, for given or for generated species.
+        formula: E.g. "SrTiO3"; a model of generated species keeps to it. None: such a model chooses the species.
         num: Number of samples.
         z: Formula units per cell.
-        spacegroup: Only structures of this space group (number or symbol), judged after relaxation.
+        spacegroup: Structures of this space group (number or symbol) come first, and are symmetrised unless parts of
+            them are known. Judged after relaxation, with `SYMMETRY`.
         relaxation: "chgnet", or None: structures as sampled, ranked by the reward if there is one.
-        known: Lattice and sites that are given.
+        known: Lattice and sites that are given; they stay as they are in the relaxation too.
         reward: See `rewards`; with it the table has the samples' rewards, before relaxation.
         guide: Makes the guidance from a reward of states, e.g. ``lambda r: SVDD(PosteriorMean(r), 8, 0.1)``; with a
             reward and no guide: best of `candidates` samples each.
@@ -141,8 +98,9 @@ def design_crystals(
         steps: Moves of the sampler; None: the model's default.
         batch_size: Crystals at a time.
         relax_steps: Most optimiser steps of one structure.
-        relax_seconds: Most wall time of the relaxation of one structure.
+        relax_seconds: Most processor time of the relaxation of one structure.
         progress: Called with (stage, share done).
+        shelf: Keeps finished batches with their rewards, and relaxed structures, on disk: a restart goes on.
 
     Raises:
         UserError: Not a crystal model, a bad formula or space group, unknown relaxation, or known parts that do not
@@ -154,90 +112,78 @@ def design_crystals(
         raise UserError(f"design crystal: got a model for '{model.spec.get('domain', 'unknown')}', expected crystals")
     if relaxation not in ("chgnet", None):
         raise UserError(f"relaxation: got '{relaxation}', expected chgnet or none")
+    if formula is None and not codec.species:
+        raise UserError("formula: this model predicts structures of given compositions; give one such as SrTiO3")
     wanted = None if spacegroup is None else spacegroup_number(spacegroup)
-    given, masks = _given(codec, composition(formula, z), known or Known())
-    designs, baselines = _samples(
-        model, given, masks, num, reward, guide, candidates, seed, steps, batch_size, progress
-    )
-    pool, unusable = _candidates(designs)
-    structures = _relaxed([one.record.structure for one in pool], relaxation, relax_steps, relax_seconds, progress)
-    pool = [replace(one, record=record) for one, record in zip(pool, structures, strict=True)]
-    table, kept, counts, notes = _ranked(pool, wanted, reward is not None)
-    return CrystalDesign(formula, table, kept, {"samples": num, "unusable": unusable, **counts}, baselines, notes)
-
-
-def _given(codec: CrystalCodec, symbols: list[str], known: Known) -> tuple[State, dict[str, Tensor]]:
-    """One crystal with the known values and, per field, which rows are known. Known sites come first."""
-    left = list(symbols)
-    for symbol, _ in known.sites:
-        if symbol not in left:
-            raise UserError(f"known sites: got {symbol}, expected atoms of the cell {' '.join(sorted(symbols))}")
-        left.remove(symbol)
-    ordered = [symbol for symbol, _ in known.sites] + left
-    state = codec.template_of([np.array([SYMBOLS.index(symbol) for symbol in ordered])])
-    rows = torch.arange(len(ordered)) < len(known.sites)
-    masks = {COORDS: rows, LATTICE: torch.tensor([known.lattice is not None]), TYPES: torch.ones(len(ordered)) > 0}
-    if known.sites:
-        places = torch.tensor([list(place) for _, place in known.sites]).to(state[COORDS])
-        state = state.put(coords=torch.cat([places.remainder(1.0), state[COORDS][len(places) :]]))
-    if known.lattice is not None:
-        cell = np.asarray(known.lattice, dtype=float)
-        if cell.shape not in ((3, 3), (6,)) or not np.isfinite(cell).all():
-            raise UserError(f"known lattice: got shape {cell.shape}, expected (3, 3) rows in angstrom or 6 parameters")
-        cell = from_parameters(cell if cell.ndim == 1 else parameters(cell))
-        state = state.put(lattice=torch.from_numpy(cell / codec.lattice_scale).to(state[LATTICE])[None])
-    else:  # any regular matrix; it is masked out, but encoders must be able to read it
-        state = state.put(lattice=torch.eye(3).to(state[LATTICE])[None])
-    return state, {name: mask for name, mask in masks.items() if mask.any()}
-
-
-def _samples(
-    model: Any,
-    given: State,
-    masks: Mapping[str, Tensor],
-    num: int,
-    reward: Reward | None,
-    guide: Guide | None,
-    candidates: int,
-    seed: int,
-    steps: int | None,
-    batch_size: int,
-    progress: Progress,
-) -> tuple[Designs, dict[str, dict[str, float]]]:
-    keep = Keep(model.processes, given, masks)
-    hooked = _Hooked(model, [keep] if keep.masks else [])
-
-    def score(structures: list[Any]) -> np.ndarray:
-        return np.zeros(len(structures)) if reward is None else np.asarray(reward(structures), dtype=np.float64)
-
-    def value(clean: State) -> Tensor:
-        return torch.from_numpy(score(model.codec.to_objects(clean)))
-
-    atoms = len(given[COORDS])
-    start = given.put(**{name: torch.zeros_like(given[name]) for name in (COORDS, LATTICE)})
+    begin = start(codec, None if formula is None else composition(formula, z), known or Known())
+    task = _task(model, begin, reward)
     run = Runner(
-        hooked,
+        _Hooked(model, [Keep(model.processes, begin.state, begin.masks)] if begin.masks else []),
         model.sampling.changed(steps),
-        Task(model.codec.to_objects, score, value),
+        task,
         seed,
         batch_size,
         progress,
-        template=lambda sizes: start.repeat(len(sizes)),
-        size=atoms,
+        shelf,
+        template=lambda sizes: begin.template(codec, sizes),
+        size=begin.atoms,
     )
-    if reward is None:
+    designs, baselines = _samples(run, num, reward is not None, guide, candidates)
+    pool, unusable = _candidates(designs)
+    if relaxation is not None:
+        pool = _relaxed(pool, begin, relax_steps, relax_seconds, progress, shelf)
+    fixed = begin.cell is not None or len(begin.coords) > 0
+    table, kept, counts, notes = _ranked(pool, wanted, reward is not None, fixed)
+    return CrystalDesign(
+        formula or "free composition", table, kept, {"samples": num, "unusable": unusable, **counts}, baselines, notes
+    )
+
+
+def _task(model: Any, begin: Start, reward: Reward | None) -> Task:
+    """Decoding and rewards; records are plain lists, so that they can be kept on disk."""
+    codec = model.codec
+
+    def decode(state: State) -> list[Any]:
+        parts = [begin.exact(one) for one in codec.decode(state)]
+        return [None if one is None else [np.asarray(array).tolist() for array in one] for one in parts]
+
+    def score(records: list[Any]) -> np.ndarray:
+        if reward is None:
+            return np.zeros(len(records))
+        return np.asarray(reward([structure_of(one) for one in records]), dtype=np.float64)
+
+    def value(clean: State) -> Tensor:
+        return torch.from_numpy(score(decode(begin.imposed(physical(model.processes, clean, codec)))))
+
+    return Task(decode, score, value)
+
+
+def physical(processes: dict[str, Any], clean: State, codec: CrystalCodec) -> State:
+    """A clean state as the codec reads it: fields that still hold the representation of their process are decoded.
+
+    Values hand over what they predict decoded, but finished states (clock 0) as the sampler holds them: coordinates as
+    vectors, lattices as logarithms.
+    """
+    shapes = {"coords": (3,), "lattice": (3, 3), "types": (len(codec.elements),) if codec.species else ()}
+    encoded = [name for name in processes if clean[name].shape[1:] not in (shapes[name], ())]
+    return clean.put(**{name: processes[name].decode(clean[name], None) for name in encoded})
+
+
+def _samples(
+    run: Runner, num: int, rewarded: bool, guide: Guide | None, candidates: int
+) -> tuple[Designs, dict[str, dict[str, float]]]:
+    if not rewarded:
         return run.generate("samples", range(num)), {}
-    way = None if guide is None else Way(type(guide(value)).__name__.lower(), guide)
+    way = None if guide is None else Way(type(guide(run.task.value)).__name__.lower(), guide)
     method, chosen, others = designs_and_baselines(run, num, way, candidates)
-    table = {name: _summary(one) for name, one in {method: chosen, **others}.items()}
-    return chosen, table
+    return chosen, {name: _summary(one) for name, one in {method: chosen, **others}.items()}
 
 
 class _Hooked:
     """A model whose samples are always made with some hooks."""
 
     def __init__(self, model: Any, hooks: list[Hook]) -> None:
-        self.model, self.hooks, self.denoiser = model, hooks, model.denoiser
+        self.model, self.hooks, self.denoiser, self.sizes = model, hooks, model.denoiser, model.sizes
 
     def generate(self, *args: Any, hooks: Sequence[Hook] = (), **options: Any) -> State:
         """As the model; the own hooks act last, so that what they impose holds."""
@@ -258,13 +204,15 @@ class _Candidate:
     copies: int
     reward: float
     record: Relaxed
+    asked: bool = False  # has the space group that was asked for
 
 
 def _candidates(designs: Designs) -> tuple[list[_Candidate], int]:
     """Distinct usable samples, those of the best reward first, and the number of unusable samples."""
     rewards = np.nan_to_num(designs.rewards, nan=-np.inf)
     order = sorted(range(len(rewards)), key=lambda i: (-rewards[i], i))
-    structures = [designs.records[i] if structurally_valid(designs.records[i]) else None for i in order]
+    sampled = [structure_of(designs.records[i]) for i in order]
+    structures = [one if structurally_valid(one) else None for one in sampled]
     first = distinct(structures, SAME)
     return [
         _Candidate(
@@ -280,44 +228,78 @@ def _unrelaxed(structure: Any) -> Relaxed:
 
 
 def _relaxed(
-    structures: Sequence[Any], relaxation: str | None, steps: int, seconds: float, progress: Progress
-) -> list[Relaxed]:
-    if relaxation is None:
-        return [_unrelaxed(one) for one in structures]
+    pool: list[_Candidate], begin: Start, steps: int, seconds: float, progress: Progress, shelf: Shelf | None
+) -> list[_Candidate]:
+    """All relaxed; a known cell and known sites are held."""
     found = []
-    for i, one in enumerate(structures):
-        found += relax([one], steps, seconds=seconds)
-        progress("relaxation", (i + 1) / len(structures))
+    for i, one in enumerate(pool):
+        part = None if shelf is None else shelf.get("relaxed", i)
+        if part is None:
+            cell, held = begin.cell is None, len(begin.coords)
+            record = relax([one.record.structure], steps, seconds=seconds, cell=cell, held=held)[0]
+            part = {**vars(record), "structure": record.structure.as_dict()}
+            if shelf is not None:
+                shelf.put("relaxed", i, part)
+        found.append(replace(one, record=Relaxed(**{**part, "structure": _structure_from(part["structure"])})))
+        progress("relaxation", (i + 1) / len(pool))
     return found
 
 
+def _structure_from(content: dict[str, Any]) -> Any:
+    from pymatgen.core import Structure
+
+    return Structure.from_dict(content)
+
+
 def _ranked(
-    pool: list[_Candidate], wanted: int | None, rewarded: bool
+    pool: list[_Candidate], wanted: int | None, rewarded: bool, fixed: bool
 ) -> tuple[list[dict[str, Any]], list[Any], dict[str, int], list[str]]:
-    """Table, structures, counts, notes: merged again after relaxation, by energy (without one in the given order)."""
+    """Table, structures, counts, notes: merged again after relaxation; the space group that was asked for comes first,
+    then low energies (without any the given order).
+    """
     with_energy = any(np.isfinite(one.record.energy) for one in pool)
     failed = [one for one in pool if with_energy and not np.isfinite(one.record.energy)]
     order = [one for one in pool if one not in failed]
-    if with_energy:
-        order.sort(key=lambda one: one.record.energy)
+    if wanted is not None:
+        order = [_judged(one, wanted, refine=not fixed) for one in order]
+    order.sort(key=lambda one: (not one.asked, one.record.energy if with_energy else 0.0))
     first = distinct([one.record.structure for one in order], SAME)
     hull, notes = _hull(with_energy)
-    rows, structures, other = [], [], 0
+    rows, structures, asked = [], [], 0
     for place, one in enumerate(order):
         if first[place] != place:
             continue
-        row = _row(one.record, hull)
-        if wanted is not None and row["spacegroup_number"] != wanted:
-            other += 1
-            continue
+        asked += one.asked
         copies = sum(twin.copies for twin, owner in zip(order, first, strict=True) if owner == place)
-        row = {"rank": len(rows) + 1, "sample": one.sample, "copies": copies, **row}
+        row = {"rank": len(rows) + 1, "sample": one.sample, "copies": copies, **_row(one.record, hull)}
         rows.append(row | ({"reward": one.reward} if rewarded else {}))
         structures.append(one.record.structure)
-    if other and not rows:
-        notes.append(f"none of the {other} distinct structures has space group {wanted}; more samples may help")
-    counts = {"not_relaxed": len(failed), "distinct": len(rows) + other, "other_spacegroup": other}
-    return rows, structures, counts, notes
+    if wanted is not None:
+        notes.append(_outcome(wanted, asked, len(rows), fixed))
+    return rows, structures, {"not_relaxed": len(failed), "distinct": len(rows)}, notes
+
+
+def _judged(one: _Candidate, wanted: int, refine: bool) -> _Candidate:
+    """Whether it has the space group; if so made exactly symmetric, with the energy it has then."""
+    structure = one.record.structure
+    if symmetry(structure)[1] != wanted:
+        return one
+    refined = symmetrised(structure) if refine else structure
+    if refined is structure or symmetry(refined)[1] != wanted or not structurally_valid(refined):
+        return replace(one, asked=True)
+    energy = float(energies([refined])[0]) if np.isfinite(one.record.energy) else one.record.energy
+    return replace(one, asked=True, record=replace(one.record, structure=refined, energy=energy))
+
+
+def _outcome(wanted: int, asked: int, total: int, fixed: bool) -> str:
+    """What became of the space group that was asked for."""
+    if asked == 0:
+        return (
+            f"NONE of the {total} distinct structures has space group {wanted} within {SYMMETRY} angstrom, all are "
+            "listed; more samples (--num) may help"
+        )
+    symmetric = "not symmetrised, since parts are fixed" if fixed else "symmetrised (primitive cell)"
+    return f"{asked} of {total} have space group {wanted} within {SYMMETRY} angstrom; they come first, {symmetric}"
 
 
 def _hull(with_energy: bool) -> tuple[PartialHull | None, list[str]]:
@@ -350,17 +332,29 @@ def _row(record: Relaxed, hull: PartialHull | None) -> dict[str, Any]:
 
 def symmetry(structure: Any, tolerance: float = SYMMETRY) -> tuple[str, int]:
     """Symbol and number of the space group by spglib; ("P1", 1) where it finds none."""
+    try:
+        found = _analyzer(structure, tolerance)
+        return found.get_space_group_symbol(), int(found.get_space_group_number())
+    except Exception:  # spglib finds no cell in badly distorted structures
+        return "P1", 1
+
+
+def symmetrised(structure: Any, tolerance: float = SYMMETRY) -> Any:
+    """The idealised primitive cell by spglib; the structure itself where it finds none."""
+    try:
+        return _analyzer(structure, tolerance).find_primitive() or structure
+    except Exception:
+        return structure
+
+
+def _analyzer(structure: Any, tolerance: float) -> Any:
     import warnings
 
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            found = SpacegroupAnalyzer(structure, symprec=tolerance)
-            return found.get_space_group_symbol(), int(found.get_space_group_number())
-        except Exception:  # spglib finds no cell in badly distorted structures
-            return "P1", 1
+        return SpacegroupAnalyzer(structure, symprec=tolerance)
 
 
 def spacegroup_number(name: int | str) -> int:

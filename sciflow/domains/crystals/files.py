@@ -1,4 +1,4 @@
-"""Crystal files of every day: CIF, POSCAR, extXYZ, CSV with a cif column, pymatgen JSON, npz, and folders of those.
+"""Crystal files: CIF, POSCAR, extXYZ, CSV with a cif column, pymatgen JSON, npz, LMDB of OMatG, and folders of those.
 
 Reading never crashes on a broken entry: it is skipped, counted and shown in the `ReadReport`. Properties (columns of a
 CSV, the info line of an extXYZ) come along where they are numbers. Writing is atomic. `None` has no entry in a file.
@@ -23,13 +23,14 @@ from sciflow.core.errors import UserError
 from sciflow.core.files import replacing, write_text
 from sciflow.domains.crystals.arrays import CrystalArrays, from_atoms, from_structures, to_atoms
 from sciflow.domains.crystals.data import load_npz, save_npz
+from sciflow.domains.crystals.lmdb_files import read_lmdb
 from sciflow.domains.crystals.pool import Failed, each
 
 EXAMPLES_KEPT = 5
 CIF_COLUMNS = ("cif", "structure", "cif_str", "cif.conv")
 NAME_COLUMNS = ("material_id", "id", "identifier", "name", "mp_id")
 PARSE_SECONDS = 30.0
-READABLE = (".cif", ".csv", ".xyz", ".extxyz", ".vasp", ".poscar", ".json", ".npz")
+READABLE = (".cif", ".csv", ".xyz", ".extxyz", ".vasp", ".poscar", ".json", ".npz", ".lmdb")
 
 Entry = tuple[str, Any, dict[str, float]]  # (name, pymatgen Structure or the reason why there is none, properties)
 
@@ -113,7 +114,7 @@ def _fault(structure: Any) -> str | None:
 def _entries(path: Path) -> Iterator[Entry]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder, expected one of {' '.join(READABLE)} or a folder of those")
-    if path.is_file():
+    if path.is_file() or ending(path) == ".lmdb":  # LMDB may be a file or a folder
         yield from _reader(path)(path)
         return
     files = sorted(file for file in path.iterdir() if file.is_file() and ending(file) in READABLE)
@@ -124,7 +125,7 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Entry]]:
-    readers = {".cif": _read_cif, ".csv": _read_csv, ".json": _read_json, ".npz": _read_npz}
+    readers = {".cif": _read_cif, ".csv": _read_csv, ".json": _read_json, ".npz": _read_npz, ".lmdb": read_lmdb}
     readers |= dict.fromkeys((".xyz", ".extxyz"), _read_xyz) | dict.fromkeys((".vasp", ".poscar"), _read_poscar)
     if ending(path) not in readers:
         raise UserError(f"{path}: got file type '{path.suffix}', expected one of {' '.join(READABLE)} or POSCAR")

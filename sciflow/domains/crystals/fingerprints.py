@@ -1,54 +1,51 @@
 """Fingerprints for coverage: CrystalNN order parameters of the sites (61) and magpie statistics of the formula (132).
 
 Structure: mean over sites of matminer's `CrystalNNFingerprint`, preset "ops". Composition: `ElementProperty`, preset
-"magpie", standardised with the constants of CDVAE (data set `comp_fingerprint_scaler`). Needs the extra
-`crystal-metrics`. A structure costs 0.2-0.3 s of one core, so the fingerprints of a set are kept in the cache.
+"magpie", standardised with the constants of CDVAE (`magpie_scaler.json`, which names its source). Needs the extra
+`crystal-metrics`. A structure costs 0.2-0.3 s of one core, so fingerprints are kept in the cache, one by one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sciflow.core.errors import UserError, require
-from sciflow.core.files import replacing
-from sciflow.data import cache_root, resolve
-from sciflow.domains.crystals.pool import Failed, each
+from sciflow.core.errors import require
+from sciflow.domains.crystals.kept import kept_each
+from sciflow.domains.crystals.pool import Failed
 
 SECONDS = 60.0  # time limit of one structure
 STRUCTURE, COMPOSITION = 61, 132  # numbers in a fingerprint
 
 
-def fingerprints(structures: Sequence[Any], workers: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def fingerprints(
+    structures: Sequence[Any],
+    workers: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[np.ndarray, np.ndarray]:
     """(M, 61) structure and (M, 132) standardised composition fingerprints; NaN where one cannot be computed.
 
     Args:
         structures: pymatgen structures or None.
         workers: Processes.
+        progress: Called with the share done of those that are not in the cache.
 
     Raises:
-        UserError: matminer or the constants are not at hand.
+        UserError: matminer is not installed.
     """
-    require("matminer", "crystal-metrics")
+    settings = f"fingerprint 2, matminer {matminer_version()}, pymatgen {version('pymatgen')}"
+    found = kept_each(_fingerprint, structures, "fingerprints", settings, SECONDS, workers, progress)
     mean, std = _scaler()
-    path = cache_root() / "crystals" / f"fingerprints-{_digest(structures)}.npz"
-    if path.exists():
-        with np.load(path) as stored:
-            return stored["structure"], stored["composition"]
-    found = each(_fingerprint, structures, SECONDS, workers)
     site, formula = np.full((len(structures), STRUCTURE), np.nan), np.full((len(structures), COMPOSITION), np.nan)
     for i, one in enumerate(found):
         if not isinstance(one, Failed):
-            site[i], formula[i] = one[0], (one[1] - mean) / std
-    with contextlib.suppress(OSError, UserError), replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, structure=site, composition=formula)
+            site[i], formula[i] = one[0], (np.array(one[1]) - mean) / std
     return site, formula
 
 
@@ -58,10 +55,10 @@ def matminer_version() -> str:
     return version("matminer")
 
 
-def _fingerprint(structure: Any) -> tuple[np.ndarray, np.ndarray]:
+def _fingerprint(structure: Any) -> tuple[list[float], list[float]]:
     sites, elements = _featurizers()
     rows = [sites.featurize(structure, i) for i in range(len(structure))]
-    return np.array(rows, dtype=float).mean(0), np.array(elements.featurize(structure.composition), dtype=float)
+    return np.array(rows, dtype=float).mean(0).tolist(), [float(x) for x in elements.featurize(structure.composition)]
 
 
 @cache
@@ -73,19 +70,6 @@ def _featurizers() -> tuple[Any, Any]:
 
 @cache
 def _scaler() -> tuple[np.ndarray, np.ndarray]:
-    constants = json.loads(resolve("comp_fingerprint_scaler").read_text())
+    constants = json.loads((Path(__file__).parent / "magpie_scaler.json").read_text())
     std = np.array(constants["std"], dtype=float)
     return np.array(constants["mean"], dtype=float), np.where(std == 0, 1.0, std)
-
-
-def _digest(structures: Sequence[Any]) -> str:
-    """Checksum of structures to 1e-4 angstrom, and of what computes the fingerprints."""
-    digest = hashlib.sha256(f"{matminer_version()}/1".encode())
-    for one in structures:
-        if one is None:
-            digest.update(b"none")
-            continue
-        numbers = np.array([site.specie.Z for site in one], np.int16)
-        digest.update(numbers.tobytes() + np.round(one.lattice.matrix, 4).tobytes())
-        digest.update(np.round(one.frac_coords, 5).tobytes())
-    return digest.hexdigest()[:32]

@@ -1,4 +1,4 @@
-r"""Energy above a PARTIAL convex hull, and shares of stable, unique and novel structures.
+r"""Energy above a PARTIAL convex hull.
 
 Formation energy: E - sum_i x_i mu_i per atom, with mu_i the energy of the element in its Delta-test structure
 (`ase.collections.dcdft`, 71 elements), computed by the same model. The hull is made of the entries of the Materials
@@ -19,8 +19,7 @@ from sciflow.core.errors import UserError
 from sciflow.data import resolve
 from sciflow.domains.crystals.arrays import SYMBOLS, from_atoms
 from sciflow.domains.crystals.data import load_npz
-from sciflow.domains.crystals.matching import STRICT, displacement, distinct
-from sciflow.domains.crystals.relax import Relaxed, chgnet_version, energies
+from sciflow.domains.crystals.relax import energies
 
 ARCHIVES = ("mp_20_biternary_val", "mp_20_biternary_test", "mpts_52_val", "mpts_52_test")
 
@@ -111,43 +110,3 @@ def energy_above_hull(structure: Any, energy: float, hull: PartialHull) -> float
     """eV per atom above the partial hull; NaN where an elemental reference is missing."""
     formation = formation_energy(structure, energy)
     return hull.above(structure.composition.get_el_amt_dict(), formation) if np.isfinite(formation) else float("nan")
-
-
-def stable_unique_novel(
-    relaxed: Sequence[Relaxed], known: Sequence[Any], hull: PartialHull, metastable: float = 0.1
-) -> dict[str, Any]:
-    """S.U.N. shares of relaxed structures.
-
-    Args:
-        relaxed: Of all samples, failures included (they are the denominator too).
-        known: Training structures, for novelty; compared within equal formulas.
-        hull: Partial, so that the shares are upper bounds.
-        metastable: eV per atom above the hull that still count as metastable.
-
-    Returns:
-        Shares `stable`, `metastable`, `unique`, `novel`, `sun`, `metastable_sun` of all samples, the number whose
-        energy is `unknown`, and `protocol`, which says what was used.
-    """
-    usable = [one.structure if np.isfinite(one.energy) else None for one in relaxed]
-    above = np.array(
-        [
-            np.nan if one is None else energy_above_hull(one, record.energy, hull)
-            for one, record in zip(usable, relaxed, strict=True)
-        ]
-    )
-    first = distinct(usable)
-    unique = np.array([place == i for i, place in enumerate(first)])
-    novel = np.array([one is not None and not _known(one, known) for one in usable])
-    flags = {"stable": above <= 0, "metastable": above <= metastable, "unique": unique, "novel": novel}
-    flags |= {"sun": flags["stable"] & unique & novel, "metastable_sun": flags["metastable"] & unique & novel}
-    return {
-        **{name: float(flag.mean()) for name, flag in flags.items()},
-        "unknown": int(np.isnan(above).sum()),
-        "protocol": f"CHGNet {chgnet_version()}, PARTIAL hull of {', '.join(ARCHIVES)}, <= {metastable} eV/atom",
-    }
-
-
-def _known(one: Any, structures: Sequence[Any]) -> bool:
-    formula = one.composition.reduced_formula
-    same = [other for other in structures if other.composition.reduced_formula == formula]
-    return any(displacement((one, other), STRICT) is not None for other in same)

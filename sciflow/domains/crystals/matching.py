@@ -6,7 +6,7 @@ whatever their space groups (pymatgen issue 3796), and left- and right-handed fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,9 +58,11 @@ def displacements(
     tolerances: Tolerances = USUAL,
     seconds: float = SECONDS,
     workers: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[np.ndarray, int]:
     """RMS displacements of many pairs, NaN without a match, and how many comparisons failed or took too long."""
-    found = each(partial(displacement, tolerances=tolerances), pairs, seconds, workers)
+    function = partial(displacement, tolerances=tolerances)
+    found = each(function, pairs, seconds, workers, lambda place, _: progress((place + 1) / len(pairs)))
     failures = sum(isinstance(one, Failed) for one in found)
     return np.array([one if isinstance(one, float) else np.nan for one in found], dtype=float), failures
 

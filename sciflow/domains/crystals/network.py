@@ -20,12 +20,12 @@ from sciflow.domains.crystals.network_layers import (
     GramLattice,
     InvariantLattice,
     MessageLayer,
-    Pairs,
     PlanarCoordinates,
     TorusCoordinates,
     clock_code,
     fourier,
 )
+from sciflow.networks.pairs import Pairs
 
 
 class CSPNet(nn.Module, Configurable):

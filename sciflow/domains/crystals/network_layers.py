@@ -1,4 +1,4 @@
-r"""Parts of CSPNet: pairs of atoms, message passing in factorised form, and how fields are read and predicted.
+r"""Parts of CSPNet: message passing in factorised form, and how fields are read and predicted.
 
 A layer of CSPNet (Jiao et al. 2023, DiffCSP, equations 6 to 8) sends along every directed edge i -> j of a crystal,
 self loops included,
@@ -8,63 +8,22 @@ self loops included,
 with d_ij = x_j - x_i in radians. The first linear map of phi is a sum of blocks W_i h_i + W_j h_j + W_L l +
 W_s sin(k d) + W_c cos(k d), so W_i h and W_j h are computed per atom, W_L l per crystal, and since d_ji = -d_ij flips
 the sine only, the Fourier products p_c and p_s once per unordered pair: p_c + p_s for (i, j), p_c - p_s for (j, i).
-Self loops have d = 0: the row sums of W_c. Same function, 40 % of the arithmetic.
+Self loops have d = 0: the row sums of W_c. Same function, 39 % of the products per edge (H = 512, 128 frequencies).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sciflow.core.config import Configurable
-from sciflow.core.state import Layout
+from sciflow.networks.pairs import Pairs
 
 CLOCK_FREQUENCIES = 16
 EPSILON = 1e-7  # concentration of no knowledge
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Unordered pairs of atoms of the same crystal, by integer arithmetic: no (atoms, atoms) matrix.
-
-    Attributes:
-        first: (P,) atom i of each pair.
-        second: (P,) atom j > i.
-        sources: (2 P + N,) atom i of the directed edges: the pairs, the pairs backwards, the self loops.
-        targets: (2 P + N,) atom j of the directed edges.
-        crystal: (N,) crystal of each atom.
-        counts: (B,) atoms per crystal.
-    """
-
-    first: Tensor
-    second: Tensor
-    sources: Tensor
-    targets: Tensor
-    crystal: Tensor
-    counts: Tensor
-
-    @staticmethod
-    def of(layout: Layout) -> Pairs:
-        """All pairs of a ragged layout whose rows are ordered by crystal."""
-        crystal: Tensor = layout.index  # type: ignore[assignment]
-        counts = torch.zeros(layout.batch, dtype=torch.long, device=crystal.device)
-        counts = counts.index_add(0, crystal, torch.ones_like(crystal))
-        atoms = torch.arange(len(crystal), device=crystal.device)
-        later = counts.cumsum(0)[crystal] - atoms - 1  # atoms of the same crystal behind this one
-        first = atoms.repeat_interleave(later)
-        start = later.cumsum(0) - later  # first pair of each atom
-        second = first + 1 + torch.arange(len(first), device=crystal.device) - start[first]
-        sources, targets = torch.cat([first, second, atoms]), torch.cat([second, first, atoms])
-        return Pairs(first, second, sources, targets, crystal, counts)
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Mean over the atoms of each crystal: (N, C) -> (B, C)."""
-        total = value.new_zeros(len(self.counts), value.shape[1]).index_add(0, self.crystal, value)
-        return total / self.counts[:, None]
 
 
 class MessageLayer(nn.Module):
@@ -89,17 +48,25 @@ class MessageLayer(nn.Module):
         source, target, crystal, odd, even = self.edge_in.weight.split(self.blocks, 1)
         start = functional.linear(x, source) + functional.linear(lattice, crystal, self.edge_in.bias)[pairs.crystal]
         end = functional.linear(x, target)
-        p_sine, p_cosine = functional.linear(sine, odd), functional.linear(cosine, even)
-        count = len(p_sine)
-        edges = start.index_select(0, pairs.sources) + end.index_select(0, pairs.targets)
-        edges[:count] += p_cosine + p_sine  # in place: large arrays are bound by memory
-        edges[count : 2 * count] += p_cosine - p_sine
-        edges[2 * count :] += functional.linear(torch.ones_like(even[:1]), even)
-        edges = functional.silu(self.edge_out(functional.silu(edges, inplace=True)), inplace=True)
-        messages = torch.zeros_like(edges[: len(h)]).index_add(0, pairs.sources, edges)
+        messages = self.message(start + end + even.sum(1))  # self loops
+        half_sum, half_difference = (start + end) / 2, (start - end) / 2
+        first, second = pairs.first, pairs.second
+        # The two directions of a pair are p + q and p - q; in place, since large arrays are bound by memory.
+        p = functional.linear(cosine, even)
+        p += half_sum.index_select(0, first)
+        p += half_sum.index_select(0, second)
+        q = functional.linear(sine, odd)
+        q += half_difference.index_select(0, first)
+        q -= half_difference.index_select(0, second)
+        messages = messages.index_add(0, first, self.message(p + q))
+        messages = messages.index_add(0, second, self.message(p.sub_(q)))
         messages = messages / pairs.counts[pairs.crystal][:, None]
         update = functional.silu(self.node_in(torch.cat([x, messages.to(x.dtype)], 1)))
         return h + functional.silu(self.node_out(update))
+
+    def message(self, edge_in: Tensor) -> Tensor:
+        """e (edges, H) from the first linear map of phi, which is overwritten."""
+        return functional.silu(self.edge_out(functional.silu(edge_in, inplace=True)), inplace=True)
 
 
 def fourier(angle: Tensor, pairs: Pairs, frequencies: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+CRASHED, LATE = "a process crashed", "longer than"  # how the reasons of failures begin that another run may not have
 SMALL = 32  # items; fewer are not worth starting processes for
 
 
@@ -23,7 +24,13 @@ class Failed:
     reason: str
 
 
-def each(function: Callable[[Any], Any], items: Sequence[Any], seconds: float, workers: int | None = None) -> list[Any]:
+def each(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    seconds: float,
+    workers: int | None = None,
+    done: Callable[[int, Any], None] = lambda place, result: None,
+) -> list[Any]:
     """`function` of every item, in order; `Failed` where it raised or took longer than `seconds`.
 
     Args:
@@ -31,16 +38,28 @@ def each(function: Callable[[Any], Any], items: Sequence[Any], seconds: float, w
         items: Its arguments; they travel between processes.
         seconds: Time limit of one call. Compiled code is interrupted when it returns to Python.
         workers: Processes; None: as many as there are cores, at most 8; 1: this process.
+        done: Called in this process with (place, result) of each item, in order, as results come in.
     """
     workers = workers if workers is not None else min(len(os.sched_getaffinity(0)), 8)
     limited = partial(_limited, function, seconds)
     if workers == 1 or len(items) < SMALL:
-        return [limited(item) for item in items]
+        return _collect(map(limited, items), done)
+    found: list[Any] = []
     try:
         with ProcessPoolExecutor(workers, initializer=_quiet) as pool:
-            return list(pool.map(limited, items, chunksize=max(1, min(32, len(items) // (4 * workers)))))
-    except BrokenProcessPool:  # a crash of compiled code; which item it was shows in this process
-        return [Failed("a process crashed")] * len(items)
+            chunk = max(1, min(32, len(items) // (4 * workers)))
+            _collect(pool.map(limited, items, chunksize=chunk), done, found)
+    except BrokenProcessPool:  # a crash of compiled code; it cannot be known which item it was
+        found += [Failed(CRASHED)] * (len(items) - len(found))
+    return found
+
+
+def _collect(results: Iterable[Any], done: Callable[[int, Any], None], found: list[Any] | None = None) -> list[Any]:
+    found = [] if found is None else found
+    for place, result in enumerate(results):
+        found.append(result)
+        done(place, result)
+    return found
 
 
 def _limited(function: Callable[[Any], Any], seconds: float, item: Any) -> Any:
@@ -53,7 +72,7 @@ def _limited(function: Callable[[Any], Any], seconds: float, item: Any) -> Any:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             return function(item)
     except TimeoutError:
-        return Failed(f"longer than {seconds:g} s")
+        return Failed(f"{LATE} {seconds:g} s")
     except Exception as error:
         return Failed(f"{type(error).__name__}: {error}"[:200])
     finally:

@@ -1,6 +1,6 @@
 """Rewards of crystals, higher is better: ``reward(structures)`` takes Structures or None and returns (N,) float64.
 
-`load_reward("-energy")` names one on the command line; any function of a module works too
+`load_reward("chgnet-energy")` names one on the command line; any function of a module works too
 (``my_rewards:band_gap``, given a structure). None and structures that cannot be computed give NaN, which guidance takes
 for the worst.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.core.errors import UserError
+from sciflow.domains.crystals.hull import formation_energy
 from sciflow.domains.crystals.relax import energies
 from sciflow.domains.crystals.validity import structurally_valid
 
@@ -25,22 +26,47 @@ def negative_energy(structures: Sequence[Any]) -> np.ndarray:
     return -energies(structures)
 
 
+def negative_formation_energy(structures: Sequence[Any]) -> np.ndarray:
+    """Minus the CHGNet formation energy, eV per atom; NaN too without the reference of an element."""
+    return np.array(
+        [
+            np.nan if np.isnan(energy) else -formation_energy(one, energy)
+            for one, energy in zip(structures, energies(structures), strict=True)
+        ]
+    )
+
+
+ENERGIES: dict[str, Reward] = {"chgnet-energy": negative_energy, "formation-energy": negative_formation_energy}
+
+
 class Property:
     """A property of one structure, or minus its distance from a target.
 
     Args:
         function: pymatgen Structure -> number.
         target: The wanted value; None: the more the better.
+        name: For messages.
     """
 
-    def __init__(self, function: Callable[[Any], float], target: float | None = None) -> None:
-        self.function, self.target = function, target
+    def __init__(self, function: Callable[[Any], float], target: float | None = None, name: str = "property") -> None:
+        self.function, self.target, self.name = function, target, name
 
     def __call__(self, structures: Sequence[Any]) -> np.ndarray:
-        """(N,); NaN for None and for overlapping atoms."""
-        values = [float(self.function(one)) if structurally_valid(one) else np.nan for one in structures]
+        """(N,); NaN for None and for overlapping atoms.
+
+        Raises:
+            UserError: The function failed, or gave no number.
+        """
+        values = [self._of(one) if structurally_valid(one) else np.nan for one in structures]
         found = np.array(values, dtype=np.float64)
         return found if self.target is None else -np.abs(found - self.target)
+
+    def _of(self, one: Any) -> float:
+        try:
+            return float(self.function(one))
+        except Exception as error:
+            got = f"{type(error).__name__}: {error}"
+            raise UserError(f"reward {self.name}: failed for {one.formula} ({got}), expected a number") from error
 
 
 PROPERTIES: dict[str, Callable[[Any], float]] = {
@@ -53,25 +79,26 @@ def load_reward(name: str) -> Reward:
     """A reward by name.
 
     Args:
-        name: ``-energy`` (CHGNet), ``density``, ``volume``, ``density=5.2`` (minus the distance from 5.2), or
+        name: ``chgnet-energy`` (minus the energy), ``formation-energy`` (likewise, for structures of different
+            composition), ``density``, ``volume``, ``density=5.2`` (minus the distance from 5.2), or
             ``module:function`` with a function of one structure.
 
     Raises:
         UserError: No such reward.
     """
-    if name == "-energy":
-        return negative_energy
+    if name in ENERGIES:
+        return ENERGIES[name]
     base, _, target = name.partition("=")
     if base in PROPERTIES:
         try:
-            return Property(PROPERTIES[base], float(target) if target else None)
+            return Property(PROPERTIES[base], float(target) if target else None, name)
         except ValueError:
             raise UserError(f"reward: got '{name}', expected a number behind the equals sign") from None
     if ":" in name:
         module, _, function = name.partition(":")
         try:
-            return Property(getattr(importlib.import_module(module), function))
+            return Property(getattr(importlib.import_module(module), function), name=name)
         except (ImportError, AttributeError) as error:
             raise UserError(f"reward: got '{name}', expected module:function on the Python path ({error})") from None
-    known = ", ".join(["-energy", *PROPERTIES])
+    known = ", ".join([*ENERGIES, *PROPERTIES])
     raise UserError(f"reward: got '{name}', expected one of {known}, a target such as density=5.2, or module:function")

@@ -9,7 +9,7 @@ from cspnet_formula import reference
 
 from sciflow.core.config import from_config, to_config
 from sciflow.domains.crystals.network import CSPNet
-from sciflow.domains.crystals.network_layers import Pairs
+from sciflow.networks.pairs import Pairs
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 1e-5)])

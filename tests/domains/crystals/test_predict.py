@@ -14,7 +14,14 @@ from sciflow.core.schedules import BFN
 from sciflow.core.state import State
 from sciflow.domains.crystals.codec import CrystalCodec
 from sciflow.domains.crystals.files import read_structures, write_crystals
-from sciflow.domains.crystals.predict import Entry, named, pair_by_name, predict_structures, read_compositions
+from sciflow.domains.crystals.predict import (
+    Entry,
+    batches_by_atoms,
+    named,
+    pair_by_name,
+    predict_structures,
+    read_compositions,
+)
 from sciflow.domains.designing import Shelf
 from sciflow.model import Model
 from sciflow.processes.gaussian import GaussianProcess
@@ -67,6 +74,15 @@ def test_every_entry_gets_its_composition_in_any_batch(model: Model):
     assert not np.allclose(large[0][0].frac_coords, large[0][1].frac_coords, atol=1e-3)
     with pytest.raises(UserError, match="Ba"):
         predict_structures(model, [Entry("x", np.array([56]))])
+
+
+def test_batches_hold_so_many_atoms():
+    """Every sample once, similar sizes together, no batch above the bound unless one crystal is."""
+    sizes = [5, 20, 1, 7, 5, 30, 2]
+    batches = batches_by_atoms(sizes, 12)
+    assert sorted(i for batch in batches for i in batch.samples) == list(range(7))
+    assert [batch.sizes for batch in batches] == [[1, 2, 5], [5, 7], [20], [30]]
+    assert all(batch.sizes == [sizes[i] for i in batch.samples] for batch in batches)
 
 
 def test_restart_goes_on(model: Model, tmp_path: Path):

@@ -57,20 +57,56 @@ def test_stable_unique_novel_counts(monkeypatch: pytest.MonkeyPatch):
     """Five samples: on the hull and new, its twin, known from training, 0.05 above the hull, and a failure."""
     from sciflow.domains.crystals import hull as module
     from sciflow.domains.crystals.relax import Relaxed
+    from sciflow.domains.crystals.stability import stable_unique_novel
 
     def salt(first: str, a: float, energy: float) -> Relaxed:
         cell = Structure(Lattice.cubic(a), [first, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
         return Relaxed(cell, energy, energy, 1, True, 0.1)
 
     monkeypatch.setattr(module, "element_energy", lambda symbol: -1.0)
-    monkeypatch.setattr(module, "chgnet_version", lambda: "none")
     hull = PartialHull([({metal: 1.0, "Cl": 1.0}, -2.0) for metal in ("Na", "K", "Rb")])
     relaxed = [salt("Na", 3.4, -3.0), salt("Na", 3.41, -3.0), salt("K", 3.8, -3.1), salt("Rb", 4.0, -2.95)]
     relaxed.append(Relaxed(None, float("nan"), float("nan"), 0, False, 0.0))
-    found = module.stable_unique_novel(relaxed, [relaxed[2].structure], hull)
+    found = stable_unique_novel(relaxed, [relaxed[2].structure], hull)
     assert (found["stable"], found["metastable"], found["unique"], found["novel"]) == (0.6, 0.8, 0.6, 0.6)
     assert (found["sun"], found["metastable_sun"], found["unknown"]) == (0.2, 0.4, 1)
-    assert "PARTIAL" in found["protocol"]
+    assert found["above"] == [pytest.approx(x) for x in (0.0, 0.0, -0.1, 0.05)] + [None]
+
+
+def test_stability_is_judged_once_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    """Three samples (one None), two real crystals; a run that is broken off in the middle keeps what it had."""
+    from sciflow.domains.crystals import hull as module
+    from sciflow.domains.crystals import stability
+    from sciflow.domains.crystals.relax import Relaxed
+
+    monkeypatch.setenv("SCIFLOW_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "element_energy", lambda symbol: -1.0)
+    monkeypatch.setattr(stability, "chgnet_version", lambda: "none")
+    salts = [Structure(Lattice.cubic(a), [m, "Cl"], [[0, 0, 0], [0.5] * 3]) for m, a in (("Na", 3.4), ("K", 3.8))]
+    calls, broken = [], True
+
+    def relax(structures, steps, seconds):
+        calls.append(structures[0].formula)
+        if broken and len(calls) == 2:
+            raise KeyboardInterrupt
+        return [Relaxed(structures[0], -3.0, -2.9, 5, True, 0.1)]
+
+    monkeypatch.setattr(stability, "relax", relax)
+    hull = PartialHull([({"Na": 1.0, "Cl": 1.0}, -2.0), ({"K": 1.0, "Cl": 1.0}, -2.2)])
+    words = ([*salts, None], salts, [salts[1]])
+    with pytest.raises(KeyboardInterrupt):
+        stability.evaluate_stability(*words, hull=hull)
+    assert len(calls) == 2
+    broken = False
+    report = stability.evaluate_stability(*words, hull=hull)
+    assert len(calls) == 3  # the first was kept, the real crystals are the same structures
+    assert (report["stable"], report["metastable"], report["novel"], report["sun"]) == pytest.approx((1 / 3,) * 4)
+    assert report["unknown"] == 1
+    assert report["floors"]["real_crystals"]["stable"] == 0.5
+    assert report["standard_errors"]["stable"] == pytest.approx((2 / 27) ** 0.5)
+    assert all(word in report["protocol"] for word in ("PARTIAL", "StructureMatcher", "200 steps", "1 training"))
+    with pytest.raises(UserError, match="at least one"):
+        stability.evaluate_stability([], salts, [], hull=hull)
 
 
 # -- rewards ---------------------------------------------------------------------------------------------------------

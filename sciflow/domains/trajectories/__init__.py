@@ -1,0 +1,1 @@
+"""Trajectories: point sets (atoms, bodies, pedestrians) at given times, forecast, interpolated or made from nothing."""
