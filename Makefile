@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) 2> /dev/null || { : 'Debian without python3-venv'; \
 	  $(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	@$(PIP) install -c constraints.txt torch
-	@$(PIP) install -c constraints.txt -e '.[dev,fcd,motifs,rna,chgnet,crystal-metrics]'
+	@$(PIP) install -c constraints.txt -e '.[dev,fcd,motifs,rna,chgnet,lmdb,crystal-metrics,md,e3nn]'
 	@touch $@
 
 $(DOCS): $(STAMP)

@@ -33,6 +33,10 @@ def endings(domain: str) -> tuple[str, ...]:
         from sciflow.domains.crystals.files import WRITERS
 
         return tuple(WRITERS)
+    if domain == "trajectories":
+        from sciflow.domains.trajectories.files import WRITERS
+
+        return tuple(WRITERS)
     raise UserError(f"the model's domain '{domain}' has no file writer; use Model.sample in Python")
 
 
@@ -80,6 +84,10 @@ def write_objects(domain: str, out: Path, objects: Sequence[Any], settings: dict
         from sciflow.domains.crystals.files import write_crystals
 
         write_crystals(out, objects, [f"sample_{i}" for i in range(len(objects))])
+    elif domain == "trajectories":
+        from sciflow.domains.trajectories.files import write_trajectories
+
+        write_trajectories(out, [one for one in objects if one is not None])
     elif domain == "molecules":
         from sciflow.domains.molecules.files import write_molecules
 

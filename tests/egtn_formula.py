@@ -127,14 +127,17 @@ def temporal(layer: Any, h: Tensor, x: Tensor, times: Tensor) -> tuple[Tensor, T
     return h + torch.einsum("nts,nhts->nht", attention, values), moved
 
 
-def reference(network: EGTN, state: State, signals: Mapping[str, Tensor]) -> Tensor:
+def reference(
+    network: EGTN, state: State, signals: Mapping[str, Tensor], graph: tuple[Tensor, Tensor, Tensor] | None = None
+) -> Tensor:
     """Predicted motion of pos by the formulas, before mask and projection, in units of length.
 
     All samples must have the same frame times. Arrays are laid out as in the released code, (N, channels, T).
+    `graph` is what `edges` returned.
     """
     pos, layout = state["pos"], state.layouts["pos"]
     index: Tensor = layout.index  # type: ignore[assignment]
-    rows, columns, features = edges(state, network.bonded)
+    rows, columns, features = graph if graph is not None else edges(state, network.bonded)
     code, frames = network.clock, pos.shape[1]
     step = sinusoid(code.factor * signals["pos"].to(pos) + code.offset, code.size).expand(state.batch, -1)
     flag = state.cond["seen"].to(pos)[index][:, None]

@@ -68,7 +68,7 @@ class UnshiftedPosterior(Anchored):
     """The posterior stays in centred coordinates."""
 
     def posterior(self, x_t, x0, t, s, layout):
-        return self.base.posterior(self._centre(x_t, layout), self._centre(x0, layout), t, s, layout)
+        return self.base.posterior(self._inside(x_t, layout), self._inside(x0, layout), t, s, layout)
 
 
 class ForwardBridge(Bridge):

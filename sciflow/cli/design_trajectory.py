@@ -24,6 +24,7 @@ from typing import Any
 from sciflow.core.errors import UserError
 
 GUIDED_STEPS = 100  # moves of a guided run: guidance needs small ones
+LIMIT = 1.0  # largest pull of a guide on an atom in one move, in standard deviations of that move
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     from sciflow.model import load
 
     check(arguments)
-    model = load(arguments.model)
+    model: Any = load(arguments.model)
     if model.spec.get("domain") != "trajectories":
         raise UserError(f"--model: got a model of {model.spec.get('domain', 'nothing')}, expected one of trajectories")
     model.spec.setdefault("name", Path(arguments.model).stem)
@@ -96,7 +97,9 @@ def check(arguments: argparse.Namespace) -> None:
     from sciflow.domains.designing import check_numbers
     from sciflow.domains.trajectories.files import WRITERS
 
-    check_numbers(**{f"--{name.replace('_', '-')}": getattr(arguments, name) for name in ("num", "blocks", "batch_size")})
+    check_numbers(
+        **{f"--{name.replace('_', '-')}": getattr(arguments, name) for name in ("num", "blocks", "batch_size")}
+    )
     if arguments.out.suffix.lower() not in WRITERS:
         raise UserError(f"--out: got '{arguments.out.name}', expected one of the endings {' '.join(WRITERS)}")
     if arguments.refine is not None and not 0 < arguments.refine < 1:
@@ -126,7 +129,9 @@ def lengths_of(text: str | None) -> dict[tuple[int, int], float]:
             i, j = (int(atom) for atom in pair.split("-"))
             found[i, j] = float(length)
     except ValueError:
-        raise UserError(f"--lengths: got '{text}', expected pairs of atoms and lengths such as 0-1=1.54,2-3=1.4") from None
+        raise UserError(
+            f"--lengths: got '{text}', expected pairs of atoms and lengths such as 0-1=1.54,2-3=1.4"
+        ) from None
     return found
 
 
@@ -155,7 +160,7 @@ def generate(model: Any, request: Any, plan: Any, guide: Any, arguments: argpars
             blocks=arguments.blocks,
             seed=arguments.seed,
             plan=plan,
-            hooks=[] if guide is None else [GradientGuidance(guide, scale=1.0)],
+            hooks=[] if guide is None else [GradientGuidance(guide, scale=1.0, limit=LIMIT)],
             start=arguments.refine,
             batch_size=arguments.batch_size,
             progress=progress,
@@ -177,6 +182,9 @@ def finish(rollout: Any, guide: Any, arguments: argparse.Namespace, model: Any, 
         report, table = scores(rollout, samples, arguments)
         found |= {name: report[name] for name in ("scores", "baselines", "horizon")}
         print(table.text())
+        found["notes"] = [*request.notes, *remarks(report)]
+        for remark in remarks(report):
+            print(f"! {remark}")
     if arguments.refine is not None:
         found["displacement"] = displacement(rollout, samples)
         print(f"the refined frames lie {found['displacement']:.3g} from the rough ones on average")
@@ -202,6 +210,15 @@ def scores(rollout: Any, samples: Any, arguments: argparse.Namespace) -> tuple[d
     )
     report["reference_set"] = str(arguments.observed)
     return report, forecast_table(report)
+
+
+def remarks(report: dict[str, Any]) -> list[str]:
+    """What must be said about a forecast that a naive one beats."""
+    ours = report["scores"]["aveADE"]["value"]
+    better = [name for name, one in report["baselines"].items() if one["ADE"]["value"] < ours]
+    if not better:
+        return []
+    return [f"better than the model here: {', '.join(better)}; was it trained on such masks, atoms and spacings?"]
 
 
 def write_report(rollout: Any, samples: Any, table: Any, arguments: argparse.Namespace, settings: dict) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sciflow.core.errors import UserError
 from sciflow.core.hooks import Denoise, Hook, Transition
-from sciflow.core.kernels import Kernel, one_hot
+from sciflow.core.kernels import Gaussian, Kernel, one_hot
 from sciflow.core.process import Prediction, Process
 from sciflow.core.spaces import Discrete
 from sciflow.core.state import State
@@ -44,6 +44,8 @@ class GradientGuidance(Hook):
             conditions are those of the run. Rewards of samples must not depend on each other.
         scale: 1/alpha, in units of 1/reward.
         start: Acts on moves that begin at a clock <= start.
+        limit: Largest shift of a point (row, vector in the last dimension) by one move, in standard deviations of its
+            Gaussian kernel; None: no limit. Steep rewards are too much for a linearisation early in a run.
 
     Raises:
         UserError: While sampling: the reward does not depend on the state through differentiable operations.
@@ -51,8 +53,8 @@ class GradientGuidance(Hook):
 
     needs_grad: ClassVar[bool] = True
 
-    def __init__(self, reward: Reward, scale: float = 10.0, start: float = 1.0) -> None:
-        self.reward, self.scale, self.start = reward, scale, start
+    def __init__(self, reward: Reward, scale: float = 10.0, start: float = 1.0, limit: float | None = None) -> None:
+        self.reward, self.scale, self.start, self.limit = reward, scale, start, limit
 
     def prepare(self, state: State) -> None:
         """Forget the last run."""
@@ -75,7 +77,10 @@ class GradientGuidance(Hook):
             return kernel
         if self.latest is None or self.latest[0] is not transition:  # once for all fields
             self.latest = (transition, self.gradients(transition))
-        return kernel.tilt(self.scale * self.latest[1][field])
+        pull = self.scale * self.latest[1][field]
+        if self.limit is not None and isinstance(kernel, Gaussian):
+            pull = pull * (self.limit / (kernel.std * pull.norm(dim=-1, keepdim=True)).clamp_min(1e-30)).clamp_max(1)
+        return kernel.tilt(pull)
 
     def gradients(self, transition: Transition) -> dict[str, Tensor]:
         """Field -> derivative of the reward of the predicted clean state with respect to the state before the move.

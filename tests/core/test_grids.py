@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciflow.core.grids import Explicit, FixedStep, Karras, LogSNR, Physical, Power, Uniform
+from sciflow.core.grids import Below, Explicit, FixedStep, Karras, LogSNR, Physical, Power, Uniform
 from sciflow.core.schedules import BFN, VE, VP
 
 GRIDS = [Uniform(), Power(exponent=3.0), LogSNR(VP()), Karras(VE(0.002, 80.0)), LogSNR(VE()), Karras(VP(), rho=5.0)]
@@ -59,9 +59,19 @@ def test_explicit_and_physical():
     assert Physical(0.0, 2.0).moves(2) == [(0.0, 1.0), (1.0, 2.0)]
 
 
+def test_the_moves_below_a_clock():
+    """A run from an inner clock makes the later moves of the whole run, the first one shortened."""
+    whole = Uniform(1.0, 0.0).moves(5)
+    assert Below(Uniform(1.0, 0.0), 0.5).moves(5) == [(0.5, pytest.approx(0.4)), *whole[3:]]
+    assert Below(Uniform(0.9, 0.0), 0.95).moves(1) == [(0.95, 0.9), (0.9, 0.0)]
+    assert Below(Uniform(0.9, 0.0), 0.9).moves(1) == [(0.9, 0.0)]
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
+        (lambda: Below(Uniform(1.0, 0.1), 0.1).moves(3), "between 0.1 and 1"),
+        (lambda: Below(Uniform(1.0, 0.1), 1.0).moves(3), "between 0.1 and 1"),
         (lambda: Uniform().moves(0), "at least 1"),
         (lambda: Explicit([0.9, 0.5]).moves(5), "1 moves, 5"),
         (lambda: Explicit([0.9]), "at least 2"),

@@ -17,11 +17,13 @@ import sciflow.guidance.gradient as module
 from sciflow.core.errors import UserError
 from sciflow.core.grids import Uniform
 from sciflow.core.hooks import Hook, Transition
+from sciflow.core.kernels import Gaussian
 from sciflow.core.noise import Move, PerSample
 from sciflow.core.process import Prediction
 from sciflow.core.row_cache import RowCache
 from sciflow.core.sampler import Sampler
 from sciflow.core.schedules import VP
+from sciflow.core.spaces import Euclidean
 from sciflow.core.state import Layout, State
 from sciflow.guidance.gradient import GradientGuidance
 from sciflow.processes.gaussian import GaussianProcess
@@ -196,3 +198,18 @@ def test_a_reward_without_gradient_is_refused():
 def test_a_deterministic_solver_is_refused():
     with pytest.raises(UserError, match="stochastic solver"):
         points(GradientGuidance(lambda clean: clean[POINT][:, 0]), 2, 2, DDIM())
+
+
+def test_no_point_is_pulled_further_than_the_limit():
+    """The shift keeps its direction; short ones, and masked rows, are left as they are."""
+    gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]], dtype=F64)
+    std = torch.tensor([[2.0], [1.0], [1.0]], dtype=F64)
+    kernel = Gaussian(torch.zeros(3, 2, dtype=F64), std, Euclidean(), Layout(3))
+    hook = GradientGuidance(lambda clean: clean[POINT].sum(1), scale=1.0, limit=1.0)
+    transition = Transition(batch_state(torch.zeros(3, 2, dtype=F64)), Move(0, 1.0, 0.5), DENOISER, PerSample())
+    hook.latest = (transition, {POINT: gradient})
+    shift = hook.propose(POINT, kernel, transition).mean
+    torch.testing.assert_close(shift, torch.tensor([[1.2, 1.6], [0.3, 0.4], [0.0, 0.0]], dtype=F64))
+    free = GradientGuidance(lambda clean: clean[POINT].sum(1), scale=1.0)
+    free.latest = hook.latest
+    torch.testing.assert_close(free.propose(POINT, kernel, transition).mean, std**2 * gradient)

@@ -16,7 +16,7 @@ from torch import Tensor
 from sciflow.core.state import Layout, State
 from sciflow.domains.trajectories.anchors import frames_of
 from sciflow.domains.trajectories.network import EGTN
-from sciflow.domains.trajectories.network_layers import Graph, Keys
+from sciflow.domains.trajectories.network_layers import Block, Graph, Keys
 
 
 class CrossEGTN(EGTN):
@@ -30,12 +30,14 @@ class CrossEGTN(EGTN):
         seen = state.cond["seen"] > 0
         state = state.condition(read=_places(seen), generated=_places(~seen))
         sample = self._sample(state)
-        read, valid = state.cond["read"].clamp_min(0), state.cond["read"] >= 0
+        read = state.cond["read"].clamp_min(0)
+        valid = (state.cond["read"] >= 0) | (torch.arange(read.shape[1], device=read.device) == 0)  # never an empty row
         frames = frames_of(state.cond["times"].double(), read, valid, sample, self.waves, state["observed"].dtype)
         graph = Graph.of(state.layouts["pos"], state["pairs"], self.bonded)
         x = _take(state["observed"], read, sample) - self._centre(state)
         h, kept = self._features(state, None, read), []
-        for block in self.blocks:
+        blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
+        for block in blocks:
             h, x = block.spatial(h, x, graph)
             keys = block.temporal.read(h, x, frames)[1]
             kept += [keys.key, keys.value, keys.table[..., self.waves :]]
@@ -56,7 +58,8 @@ class CrossEGTN(EGTN):
         h, x = self._features(state, signals["pos"], chosen), start
         for block, context in zip(self.blocks, self._contexts(state), strict=True):
             h, x = block(h, x, graph, frames, context)
-        motion = torch.zeros_like(pos).scatter(1, chosen[sample][:, :, None].expand_as(x), x - start)
+        target = torch.where(valid, place, pos.shape[1])[sample][:, :, None].expand_as(x)  # padding goes behind the end
+        motion = torch.zeros_like(torch.cat([pos, pos[:, :1]], 1)).scatter(1, target, x - start)[:, :-1]
         motion = motion if layout.scale is None else motion / layout.scale
         return {"pos": motion if layout.mask is None else motion * layout.mask}
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
-from sciflow.domains.trajectories.codec import MOLECULES_KEPT, TrajectoryCodec, square
+from sciflow.domains.trajectories.codec import MOLECULES_KEPT, TrajectoryCodec, square, upper
 from sciflow.domains.trajectories.data import Trajectory, hop_features
 from sciflow.domains.trajectories.files import WRITERS, write_trajectories
 from sciflow.domains.trajectories.rollout import Request, RollOut
@@ -69,9 +69,7 @@ def request_of(
     observed = _observed(codec, mask, total, refine, unconditional)
     chosen = np.flatnonzero(observed)
     if blocks > 1 and (refine or len(chosen) != chosen[-1] + 1):
-        raise UserError(
-            "blocks: a roll-out continues its first frames; expected a mask such as 0:10, and no --refine"
-        )
+        raise UserError("blocks: a roll-out continues its first frames; expected a mask such as 0:10, and no --refine")
     whole = given.frames != len(chosen)
     if whole and given.frames <= (total - 1 if refine else chosen[-1]):
         needed = f"all {total} frames to be refined" if refine else f"a trajectory that holds frame {chosen[-1]}"
@@ -89,9 +87,7 @@ def request_of(
     return Request(given, positions, observed, times, truth, (*notes, *more))
 
 
-def _observed(
-    codec: TrajectoryCodec, mask: str | None, total: int, refine: bool, unconditional: bool
-) -> np.ndarray:
+def _observed(codec: TrajectoryCodec, mask: str | None, total: int, refine: bool, unconditional: bool) -> np.ndarray:
     """(T,) bool."""
     observed = np.zeros(total, bool)
     observed[[] if mask is None else frame_indices(mask, total)] = True
@@ -112,9 +108,14 @@ def _times(
     codec: TrajectoryCodec, given: Trajectory, chosen: np.ndarray, total: int, whole: bool
 ) -> tuple[np.ndarray, list[str]]:
     """(T,) times of all frames: those of the file, continued at its spacing."""
+    notes = []
+    if given.unit == "step" and given.spacing == 1.0 and not (codec.unit == "step" and codec.spacing == 1.0):
+        notes.append(f"the file says no times; its frames are taken to be {codec.spacing:g} {codec.unit} apart")
+        if codec.unit == "step":
+            given = replace(given, times=given.times * codec.spacing)
     known = np.arange(given.frames) if whole else chosen
     step = float(np.median(np.diff(given.times) / np.diff(known)))
-    frames, notes = np.arange(total), []
+    frames = np.arange(total)
     even = np.allclose(np.diff(given.times), step * np.diff(known), rtol=SPACING_TOLERANCE)
     cut = not whole and np.allclose(np.diff(given.times), given.spacing, rtol=SPACING_TOLERANCE)
     if even or cut:  # frames cut out of a trajectory and numbered anew count at their places in the mask
@@ -128,8 +129,6 @@ def _times(
         notes.append(
             f"frames are {spacing:g} {given.unit} apart, {codec.spacing:g} in the training data; the model is told so"
         )
-    if given.unit != codec.unit:
-        notes.append(f"the file says no time in {codec.unit}; its frames are taken to be {codec.spacing:g} apart")
     return times, notes
 
 
@@ -147,7 +146,9 @@ def _as_trained(codec: TrajectoryCodec, one: Trajectory) -> tuple[Trajectory, li
     elements = {z for molecule in known for z in molecule["numbers"]}
     strange = sorted(set(one.numbers.tolist()) - elements)
     if strange:
-        raise UserError(f"trajectory: got {_symbols(strange)}, expected atoms of the training data: {_symbols(elements)}")
+        raise UserError(
+            f"trajectory: got {_symbols(strange)}, expected atoms of the training data: {_symbols(elements)}"
+        )
     twins = [molecule for molecule in known if molecule["numbers"] == one.numbers.tolist()]
     bonds = None if one.bonds is None else sorted(map(sorted, one.bonds.tolist()))
     same = next((twin for twin in twins if sorted(map(sorted, twin["bonds"])) == bonds), None)
@@ -160,7 +161,9 @@ def _as_trained(codec: TrajectoryCodec, one: Trajectory) -> tuple[Trajectory, li
     trained = {k for molecule in known for k in _used(_pairs(codec, molecule))}
     strange = sorted(_used(one.pairs) - trained)
     if strange:
-        raise UserError(f"trajectory: got pairs of kind {strange}, expected those of the training data: {sorted(trained)}")
+        raise UserError(
+            f"trajectory: got pairs of kind {strange}, expected those of the training data: {sorted(trained)}"
+        )
     return one, ["this molecule is not among those that the model was trained on"]
 
 
@@ -171,12 +174,14 @@ def _check_points(codec: TrajectoryCodec, one: Trajectory) -> list[str]:
     notes = []
     for what, got, trained in (
         ("points", one.features, [np.array(m["features"]) for m in codec.molecules]),
-        ("pairs", one.pairs, [np.array(m["pairs"]).reshape(-1, codec.pairs) for m in codec.molecules]),
+        ("pairs", upper(one.pairs), [np.array(m["pairs"]).reshape(-1, codec.pairs) for m in codec.molecules]),
     ):
         most = np.max([np.abs(part).reshape(-1, part.shape[-1]).max(0, initial=0) for part in trained], axis=0)
-        largest = np.abs(got).reshape(-1, got.shape[-1]).max(0)
+        largest = np.abs(got).reshape(-1, got.shape[-1]).max(0, initial=0)
         if ((largest > 0) & (most == 0)).any():
-            raise UserError(f"trajectory: got features of {what} in a channel that is 0 in the training data; leave it 0")
+            raise UserError(
+                f"trajectory: got features of {what} in a channel that is 0 in the training data; leave it 0"
+            )
         if (largest > 1.001 * most).any():
             notes.append(f"features of {what} reach {largest.max():g}, at most {most.max():g} in the training data")
     return notes

@@ -11,7 +11,7 @@ Spatial layer, per frame, on the directed edges j -> i, r = |x_i - x_j|, Y = (1,
 Networks, Thomas et al. 2018; depth-wise as in NequIP, Batzner et al. 2022):
 
     m_i = n_i^(-1/2) sum_j w(r, e_ij, scalars of h_i and h_j) h_j (x) Y,    z = L m_i + L' h_i,
-    z_0o <- z_0o + a . (b x c)  for vectors a, b, c = L'' m_i,    z_0e <- z_0e + C z_0o,
+    z_0o <- z_0o + a . (b x c)  for the directions a, b, c of vectors L'' m_i,    z_0e <- z_0e + C z_0o,
     h_i <- h_i + gate(z),    x_i <- x_i + (a vector of gate(z)).
 
 The signed volumes a . (b x c) show handedness to the first layer already; products alone need three. w is a network
@@ -23,7 +23,8 @@ Temporal layer, per atom, q, k and v linear in h, psi and its factorised form as
     a_ts = softmax_s c (q_t . k_s + q0_t . psi(t - s)),   h_t <- h_t + o_t,   x_t <- x_t + (a vector of o_t),
     o_t = sum_s a_ts (v_s + psi(t - s) + g(v_s) (x_t - x_s)),
 
-with inner products over all irreps, psi in the scalars and one vector per channel of g. The solid harmonic x_t - x_s,
+with inner products over all irreps, psi in the scalars and one vector per channel of g. Both layers read h / sqrt(1 +
+mean square) per kind: without it products of products overflow after six layers. The solid harmonic x_t - x_s,
 unlike its direction, makes the last sum x_t (sum_s a_ts g_s) - sum_s a_ts g_s x_s: nothing of size T x T x H is made.
 """
 
@@ -107,6 +108,7 @@ class SpatialIrreps(nn.Module):
         self.product, self.basis = depthwise(widths), RadialBasis(reach)
         self.weight_in = nn.Linear(2 * scalars + RADIAL + pair_features, scalars)
         self.weight_out = nn.Linear(scalars, self.product.weight_numel)  # type: ignore[arg-type]
+        nn.init.normal_(self.weight_out.weight, std=3 * scalars**-0.5)  # messages of order 1 (default: 0.05)
         inner = irreps((scalars + vectors + axial, pseudo, vectors, axial))
         self.gather = o3.Linear(self.product.irreps_out, inner)
         self.own = o3.Linear(irreps(widths), inner, biases=True)
@@ -117,10 +119,12 @@ class SpatialIrreps(nn.Module):
     def forward(self, h: Tensor, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """New (h, x)."""
         scalars, pseudo, vectors, axial = self.widths
-        message = self._messages(h, x, graph)
-        mixed = self.gather(message) + self.own(h)
+        known = bounded(h, self.widths)
+        message = self._messages(known, x, graph)
+        mixed = self.gather(message) + self.own(known)
         even, odd, polar, spin = mixed.split(sizes((scalars + vectors + axial, pseudo, vectors, axial)), -1)
-        a, b, c = self.sides(message).unflatten(-1, (3, pseudo, 3)).unbind(-3)
+        sides = self.sides(message).unflatten(-1, (3, pseudo, 3))
+        a, b, c = (sides * (sides.square().sum(-1, keepdim=True) + 0.01).rsqrt()).unbind(-3)
         odd = odd + (a * torch.linalg.cross(b, c)).sum(-1)
         even = even + self.handed(odd)  # here left and right part
         even, gate = even.split([scalars, vectors + axial], -1)
@@ -131,9 +135,7 @@ class SpatialIrreps(nn.Module):
     def _messages(self, h: Tensor, x: Tensor, graph: Graph) -> Tensor:
         """m (N, T, products), along blocks of edges that fit the cache of a CPU."""
         scalars, edges = self.widths[0], len(graph.receivers)
-        start, end, radial, edge = self.weight_in.weight.split(
-            [scalars, scalars, RADIAL, graph.features.shape[-1]], 1
-        )
+        start, end, radial, edge = self.weight_in.weight.split([scalars, scalars, RADIAL, graph.features.shape[-1]], 1)
         static = functional.linear(graph.features, edge, self.weight_in.bias)[:, None]
         start, end = (functional.linear(h[..., :scalars], part) for part in (start, end))
         total = h.new_zeros(len(h), h.shape[1] * self.product.irreps_out.dim)  # type: ignore[union-attr, operator]
@@ -162,14 +164,15 @@ class TemporalIrreps(nn.Module):
         o3 = require("e3nn.o3", "e3nn")
         self.widths, self.dim = widths, sum(sizes(widths))
         self.qkv = nn.ModuleList(o3.Linear(irreps(widths), irreps(widths), biases=True) for _ in range(3))
-        self.relative = nn.Linear(waves, widths[0])
+        self.relative = nn.Linear(waves, widths[0], bias=False)  # a bias would be one of v
         self.weigh = nn.Linear(widths[0], widths[2])
         self.head = _head(widths[2], zero_init)
 
     def forward(self, h: Tensor, x: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
         """New (h, x)."""
         scalars, pseudo, vectors, _ = self.widths
-        query, key, value = (part(h) for part in self.qkv)
+        known = bounded(h, self.widths)
+        query, key, value = (part(known) for part in self.qkv)
         query = query * self.dim**-0.5
         spread = turned(functional.linear(query[..., :scalars], self.relative.weight.T), frames.waves)
         logits = torch.baddbmm(query @ key.mT, spread, frames.waves.mT)
@@ -270,6 +273,12 @@ class IrrepsNet(EGTN):
     def _features(self, state: State, clock: Tensor, sample: Tensor) -> Tensor:
         """Input features (N, T, S + Q + 3 V + 3 A): scalars only."""
         return functional.pad(super()._features(state, clock, sample), (0, sum(sizes(self.widths)[1:])))
+
+
+def bounded(h: Tensor, widths: Widths) -> Tensor:
+    """Each kind divided by sqrt(1 + its mean square over channels); what is small, like rounding errors, stays so."""
+    parts = zip(h.split(sizes(widths), -1), widths, strict=True)
+    return torch.cat([v * (1 + v.square().sum(-1, keepdim=True) / width).rsqrt() for v, width in parts], -1)
 
 
 def turned(value: Tensor, waves: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ class EGTN(nn.Module, Configurable):
 
     def _centre(self, state: State) -> Tensor:
         """Mean over frames and atoms of each sample, per atom: (N, 1, D). Far from it digits would be lost."""
-        pos, sample = state["pos"].detach(), state.layouts["pos"].index
+        pos = state["pos"].detach()
+        sample: Tensor = state.layouts["pos"].index  # type: ignore[assignment]
         frame_mean = pos.mean(1, keepdim=True)
         total = pos.new_zeros(state.batch, *frame_mean.shape[1:]).index_add(0, sample, frame_mean)
         atoms = pos.new_zeros(state.batch).index_add(0, sample, pos.new_ones(len(pos)))

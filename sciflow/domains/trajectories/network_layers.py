@@ -180,7 +180,7 @@ class Keys:
             free = (keys.key.new_zeros(len(keys.key), 1, keys.key.shape[1]) for keys in (self, other))
             bias = torch.cat([b if k.bias is None else k.bias for k, b in zip((self, other), free, strict=True)], 2)
         pairs = ((self.key, other.key), (self.value, other.value), (self.table, other.table))
-        return Keys(*(torch.cat(pair, 1) for pair in pairs), bias)
+        return Keys(*(torch.cat(pair, 1) for pair in pairs), bias)  # type: ignore[call-arg]
 
 
 class TemporalLayer(nn.Module):
@@ -201,14 +201,12 @@ class TemporalLayer(nn.Module):
         self.x_in, self.x_out = nn.Linear(hidden, hidden), _head(hidden, zero_init)
         self.relative = nn.Linear(waves, hidden)
 
-    def forward(
-        self, h: Tensor, x: Tensor, frames: Frames, context: Keys | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, x: Tensor, frames: Frames, context: Keys | None = None) -> tuple[Tensor, Tensor]:
         """New (h, x); frames see each other and, if given, those of a `context` of the same atoms."""
         atoms = max(1, ROWS // h.shape[1]) if h.device.type == "cpu" else len(h)  # blocks that fit the cache
         contexts = [None] * -(-len(h) // atoms) if context is None else context.split(atoms)
         blocks = zip(h.split(atoms), x.split(atoms), frames.split(atoms), contexts, strict=True)
-        moved = [self._attend(*block) for block in blocks]
+        moved = [self._attend(h, x, frames, context) for h, x, frames, context in blocks]
         return torch.cat([h for h, _ in moved]), torch.cat([x for _, x in moved])
 
     def read(self, h: Tensor, x: Tensor, frames: Frames) -> tuple[Tensor, Keys]:

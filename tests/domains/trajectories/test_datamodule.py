@@ -75,6 +75,12 @@ def test_epochs_are_a_function_of_the_seed(two_files):
     masks = torch.cat([seen for _, seen in epoch(first, 3)])
     assert not torch.equal(masks, torch.cat([seen for _, seen in epoch(first, 4)]))
     assert (masks.sum(1) == 0).any() and (masks[:, :3].sum(1) == 3).any()
+    everything = list(range(len(windows)))
+    by_epoch = [windows.batch(everything, number).cond["seen"] for number in (3, 4)]  # type: ignore[call-arg]
+    assert not torch.equal(*by_epoch)
+    loader = first.train_dataloader()
+    loader.sampler.set_epoch(4)  # type: ignore[attr-defined]
+    assert torch.equal(torch.cat([seen for _, seen in epoch(first, 4)]), by_epoch[1][list(loader.sampler)])
     other = module(two_files, masks=law, seed=1)
     assert not torch.equal(torch.cat([seen for _, seen in epoch(other, 3)]), masks)
 
@@ -146,6 +152,7 @@ def test_simulated_sets_are_cached_and_share_their_test_set(tmp_path):
         np.testing.assert_array_equal(one.positions, other.positions)
     for one, other in zip(small.runs[4:], larger.runs[6:], strict=True):
         np.testing.assert_array_equal(one.positions, other.positions)
+    assert len({one.positions.tobytes() for one in small.runs}) == 9  # no trajectory is in two parts
     files[0].write_bytes(b"damaged")
     repaired = trajectory_set("springs", 5, counts=(4, 2, 3))
     np.testing.assert_array_equal(repaired.runs[0].positions, small.runs[0].positions)
