@@ -8,6 +8,7 @@ frames and axes: a DDIM move from t to s multiplies y by alpha_t alpha_s + sigma
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ START, END = 0.999, 0.001
 
 def gaussian_model(
     example: Trajectory, frames: int = 8, scale: float = 0.5, anchor: Anchor | None = None, steps: int = 4
-) -> Model:
+) -> Any:  # a Model, with the codec and network of this module
     """N(anchor, (gain scale)^2) for trajectories with the channels of `example`."""
     codec = TrajectoryCodec.infer([example], frames, conditional=True)
     network = EGTN(
@@ -48,7 +49,7 @@ def gaussian_model(
     return Model({"pos": process}, network, plan, codec, spec).eval()
 
 
-def gain(model: Model, start: float | None = None) -> float:
+def gain(model: Any, start: float | None = None) -> float:
     """Factor of y over a whole run, or over one from the clock `start`."""
     grid: Grid = model.sampling.grid if start is None else Below(model.sampling.grid, start)
     ends = torch.tensor(grid.moves(model.sampling.steps), dtype=torch.float64)

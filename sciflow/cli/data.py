@@ -59,6 +59,8 @@ def full_card(card: data.DataSet) -> str:
         )
         if card.sha256 is None:
             lines["sha256"] = "not known for the file; that of the carrier is checked"
+    elif card.git_blob is not None:
+        lines["sha256"] = f"not known; git blob id {card.git_blob} (of {card.url}) is checked"
     elif card.sha256 is None and not card.made:
         lines["sha256"] = "checksum not known: pass --sha256, or verify the file yourself"
     addresses = {"address": card.url, "page": card.page, "substitute": card.substitute}

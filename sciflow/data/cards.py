@@ -33,6 +33,7 @@ class DataSet:
         page: address of a page from which a person gets it, or None.
         substitute: name of the set to use where this one is out of reach, or None.
         made: whether there is no file because sciflow makes the data when they are used.
+        git_blob: git's id of the file at the commit that `url` names, checked where there is no sha256; or None.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DataSet:
     page: str | None = None
     substitute: str | None = None
     made: bool = False
+    git_blob: str | None = None
 
 
 MOSES = "Polykovskiy et al., Front. Pharmacol. 11, 565644 (2020), from ZINC Clean Leads"

@@ -1,7 +1,7 @@
 """Cards of crystal sets: the archives of SCIFLOW_DATA, the full benchmarks on the web, and a small set that ships.
 
-The checksums of the full CSV files are known where they were the sources of the archives; for the others
-`sciflow data get NAME --sha256 HEX` takes the user's.
+The SHA-256 of a full CSV file is known where it was the source of an archive; the others have git's own ids of the
+files at the commits named below, read from the repositories' trees.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def _stored(name: str, title: str, source: str, licence: str, megabytes: float, 
 
 
 def _full(
-    name: str, part: str, about: tuple[str, str, tuple[str, str]], file: tuple[str, str | None, float | None]
+    name: str, part: str, about: tuple[str, str, tuple[str, str]], file: tuple[str, str, float | None]
 ) -> DataSet:
-    (source, licence, (repository, commit)), (count, sha256, megabytes) = about, file
+    (source, licence, (repository, commit)), (count, checksum, megabytes) = about, file
+    sha256, git_blob = (checksum, None) if len(checksum) == 64 else (None, checksum)
     substitute = {"mp_20": "mp_20_biternary"}.get(name, name) + ("_test" if part == "test" else "_val")
     return DataSet(
         f"{name}_full_{part}",
@@ -39,6 +40,7 @@ def _full(
         url=f"https://raw.githubusercontent.com/{repository}/{commit}/data/{name}/{part}.csv",
         page=f"https://github.com/{repository}/tree/{commit}/data/{name}",
         substitute=substitute,
+        git_blob=git_blob,
     )
 
 
@@ -165,7 +167,8 @@ STORED = [
     ),
 ]
 
-# (benchmark, source, licence, repository and commit, {part: (crystals, sha256 of the CSV file, megabytes)})
+# (benchmark, source, licence, repository and commit, {part: (crystals, checksum of the CSV file, megabytes)})
+# A checksum of 64 digits is SHA-256, one of 40 the id that git gives the file.
 BENCHMARKS = [
     (
         "perov_5",
@@ -173,7 +176,7 @@ BENCHMARKS = [
         OPEN,
         CDVAE,
         {
-            "train": ("11,356", None, None),
+            "train": ("11,356", "0769074b5d51d293b765c4371b8f55c468c9c9f2", None),
             "val": ("3,787", "326f401219901270374b71e2faff63df3a29a99fd26f469993b9f476b693daf2", 3.7),
             "test": ("3,785", "a85878c685037f0a578257f6d4fcdde00e968dbab73c5f1e90ecef65218513f6", 3.7),
         },
@@ -184,7 +187,7 @@ BENCHMARKS = [
         CC_BY,
         CDVAE,
         {
-            "train": ("6,091", None, None),
+            "train": ("6,091", "5e7ae970fbad8ddc46b6963e8cd6e425f11783a6", None),
             "val": ("2,032", "36c00689cd63073c954a58bc6ed6e2adb7aeed5a630c994970959a1babffd50e", 2.3),
             "test": ("2,030", "386b17c08816f434818d51e46687bf72ff3f92348f3ba24823e4758f1fe8a969", 2.3),
         },
@@ -194,7 +197,11 @@ BENCHMARKS = [
         f"{MP}; {CDVAE_SPLIT}",
         CC_BY,
         CDVAE,
-        {"train": ("27,136", None, None), "val": ("9,047", None, None), "test": ("9,046", None, None)},
+        {
+            "train": ("27,136", "b1c9d498565ac2fd8d075a51ff2ef5e51ba6c21f", None),
+            "val": ("9,047", "7efe4d7ebeb4f460ceaad35e5326c42111d9c9a1", None),
+            "test": ("9,046", "5dc643041df53f5ce4970a79930ad262b4f07acd", None),
+        },
     ),
     (
         "mpts_52",
@@ -202,7 +209,7 @@ BENCHMARKS = [
         CC_BY,
         DIFFCSP,
         {
-            "train": ("27,380", None, None),
+            "train": ("27,380", "28c53b0a0fd3f32fb8078aca8e5b484e372790c6", None),
             "val": ("5,000", "b5d9f7a8ff72f3a1f24d6bb97e11ad201be40d10be7b27924234da06af04baba", 9.9),
             "test": ("8,096", "4d6e76c4726fb12fb2a7e5bb23594f9b82dbd9bf67b7bfd4866e9c74a8f49038", 16.4),
         },

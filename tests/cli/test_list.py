@@ -53,11 +53,13 @@ def test_all_kinds_are_printed(command):
 
 
 def test_rewards_are_all_that_the_domains_resolve_by_name():
+    from sciflow.domains.crystals.rewards import ENERGIES, PROPERTIES
     from sciflow.domains.molecules.rewards import NAMED as molecules
     from sciflow.domains.sequences.rewards import KINDS, NAMED
 
     listed = {name for entry in listing("rewards") for name in entry.split(", ")}
-    assert {*NAMED, *molecules, "module:function"} <= listed
+    assert {*NAMED, *molecules, *ENERGIES, *PROPERTIES, "module:function"} <= listed
+    assert {f"{name}=TARGET" for name in PROPERTIES} <= listed
     assert {name.split(":")[0] for name in listed if ":" in name} == {*KINDS, "similarity", "module"}
 
 

@@ -206,7 +206,9 @@ def test_no_point_is_pulled_further_than_the_limit():
     std = torch.tensor([[2.0], [1.0], [1.0]], dtype=F64)
     kernel = Gaussian(torch.zeros(3, 2, dtype=F64), std, Euclidean(), Layout(3))
     hook = GradientGuidance(lambda clean: clean[POINT].sum(1), scale=1.0, limit=1.0)
-    transition = Transition(batch_state(torch.zeros(3, 2, dtype=F64)), Move(0, 1.0, 0.5), DENOISER, PerSample())
+    transition = Transition(
+        batch_state(torch.zeros(3, 2, dtype=F64)), Move(0, 1.0, 0.5), lambda state, clocks: {}, PerSample()
+    )
     hook.latest = (transition, {POINT: gradient})
     shift = hook.propose(POINT, kernel, transition).mean
     torch.testing.assert_close(shift, torch.tensor([[1.2, 1.6], [0.3, 0.4], [0.0, 0.0]], dtype=F64))

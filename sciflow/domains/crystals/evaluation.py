@@ -74,16 +74,12 @@ def evaluate_crystals(
         scores = evaluate_csp(paired, references, metre_samples=METRE_SAMPLES, seed=seed, progress=progress)
     else:
         others = None if known is None else known.structures()
-        cutoffs = _cutoffs(str(reference), known_name)
-        scores = evaluate_de_novo(objects, references, others, cutoffs=cutoffs, seed=seed, progress=progress)
         if others is None:
             notes.append("No floors: give other real crystals with --train.")
+        cutoffs = _cutoffs(str(reference), known_name)
+        scores = evaluate_de_novo(objects, references, others, cutoffs=cutoffs, seed=seed, progress=progress)
         if relaxation[0] is not None:
-            count, training = relaxation[1], others or []
-            sun = evaluate_stability(objects, references, training, count=count, seed=seed, progress=progress)
-            scores["sun"] = sun
-            for place, above in zip(sun["chosen"], sun["above"], strict=True):
-                table[place]["above_partial_hull"] = above
+            scores["sun"] = _stability(objects, references, others or [], relaxation[1], seed, progress, table)
     truth = None if names is None or paired is None else dict(zip(target.identifiers, references, strict=True))
     return {
         "protocol": "de_novo" if paired is None else "csp",
@@ -94,6 +90,22 @@ def evaluate_crystals(
         "reference_table": [_row(name, one) for name, one in zip(target.identifiers, references, strict=True)],
         "first_structures": _pictures(table, objects, truth),
     }
+
+
+def _stability(
+    objects: list[Any],
+    references: list[Any],
+    training: list[Any],
+    count: int,
+    seed: int,
+    progress: Callable[[str, float], None],
+    table: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """S.U.N.; the energies above the partial hull also go into the rows of `table`."""
+    found = evaluate_stability(objects, references, training, count=count, seed=seed, progress=progress)
+    for place, above in zip(found["chosen"], found["above"], strict=True):
+        table[place]["above_partial_hull"] = above
+    return found
 
 
 def _sets(reference: str | Path, train: str | Path | None) -> tuple[Any, Any, str]:

@@ -1,8 +1,16 @@
 """Rewards of crystals, higher is better: ``reward(structures)`` takes Structures or None and returns (N,) float64.
 
-`load_reward("chgnet-energy")` names one on the command line; any function of a module works too
-(``my_rewards:band_gap``, given a structure). None and structures that cannot be computed give NaN, which guidance takes
-for the worst.
+| name | reward |
+|---|---|
+| ``chgnet-energy`` | minus the CHGNet energy, eV per atom |
+| ``formation-energy`` | minus the CHGNet formation energy, eV per atom, for structures of different composition |
+| ``density`` | g/cm3, the more the better |
+| ``volume`` | cubic angstrom per atom, the more the better |
+| ``density=TARGET`` | minus the distance of the density from a target, e.g. density=5.2 |
+| ``volume=TARGET`` | minus the distance of the volume per atom from a target |
+| ``module:function`` | your ``function(pymatgen structure) -> float``, e.g. a model of the band gap |
+
+None and structures that cannot be computed give NaN, which guidance takes for the worst.
 """
 
 from __future__ import annotations

@@ -19,22 +19,23 @@ ROWS = 1024  # edges x frames of one block on a CPU: 0.5 MB at H = 128
 
 
 class EdgeMessages(torch.autograd.Function):
-    """(start, end, static, distance, w, A, a, B, b, c, c0, receivers, senders) -> (sums, coordinate weights).
+    """(start, end, static, distance, w, A, a, B, b, c, c0, receivers, senders, keep) -> (sums, coordinate weights).
 
     start, end (N, T, H); static (E, H); distance (E, T, 1); w (H,); A, B (H, H); a, b (H,); c (1, H); c0 (1,);
-    receivers, senders (E,); sums (N, T, H); weights (E, T, 1). Differentiable once.
+    receivers, senders (E,); sums (N, T, H); weights (E, T, 1). Differentiable once, if what that needs is to be kept:
+    `keep` is `torch.is_grad_enabled()` of the caller, which is not known in here.
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         """Block by block; the two inner values are kept only if gradients are asked for."""
-        start, _, static, distance, _, _, bias_a, weight_b, bias_b, weight_c, bias_c, receivers, _ = inputs
-        keep = any(ctx.needs_input_grad)
+        *inputs, keep = arguments
+        start, _, static, distance, _, weight_a, bias_a, weight_b, bias_b, weight_c, bias_c, receivers, _ = inputs
         sums, weights = torch.zeros_like(start), torch.empty_like(distance)
         kept = [start.new_empty(len(static) if keep else 0, *start.shape[1:]) for _ in range(2)]
         for part in _blocks(start, static):
             hidden = functional.silu(_first(inputs, part), inplace=True)
-            inner = (hidden @ inputs[5].T).add_(bias_a)
+            inner = (hidden @ weight_a.T).add_(bias_a)
             if keep:
                 kept[0][part] = inner
             message = functional.silu(inner, inplace=True)
@@ -78,7 +79,7 @@ class EdgeMessages(torch.autograd.Function):
             torch.matmul(g, w[:, None], out=g_distance[part])
             g_w.addmv_(g.flatten(0, 1).T, distance[part].flatten())
         g_c0 = g_weights.sum().reshape(1)
-        return g_start, g_end, g_static, g_distance, g_w, g_a, g_bias_a, g_b, g_bias_b, g_c, g_c0, None, None
+        return g_start, g_end, g_static, g_distance, g_w, g_a, g_bias_a, g_b, g_bias_b, g_c, g_c0, None, None, None
 
 
 def _first(inputs: Any, part: slice) -> Tensor:

@@ -123,6 +123,7 @@ class SpatialLayer(nn.Module):
             *(v for layer in (self.edge_out, self.coord_in, self.coord_out) for v in (layer.weight, layer.bias)),
             graph.receivers,
             graph.senders,
+            torch.is_grad_enabled(),
         )
         unit = step / ((distance + 1e-8).sqrt() + 1)
         push = torch.cat([unit, -unit]) * weight

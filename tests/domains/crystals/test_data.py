@@ -116,6 +116,30 @@ def test_full_benchmark_from_its_csv_files(tmp_path: Path, monkeypatch: pytest.M
         sciflow.data.get("other")
 
 
+def test_git_blob_ids_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Against `git hash-object` of the empty file and of "hello" with a newline."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "hello").write_text("hello\n")
+    assert sciflow.data.git_blob(tmp_path / "empty") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert sciflow.data.git_blob(tmp_path / "hello") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    card = sciflow.data.card("mp_20_full_train")
+    assert card.sha256 is None and len(str(card.git_blob)) == 40
+    url = (tmp_path / "hello").as_uri()
+    monkeypatch.setitem(sciflow.data.DATASETS, card.name, replace(card, url=url))
+    with pytest.raises(UserError, match=f"git blob id ce013625.*expected {card.git_blob}; nothing kept"):
+        sciflow.data.get(card.name)
+    assert not sciflow.data.cached_path(sciflow.data.card(card.name)).exists()
+    right = replace(card, url=url, git_blob="ce013625030ba8dba906f756967f9e9ca394464a")
+    monkeypatch.setitem(sciflow.data.DATASETS, card.name, right)
+    assert sciflow.data.get(card.name).read_text() == "hello\n"
+
+
+def test_every_published_crystal_file_can_be_verified():
+    for card in sciflow.data.DATASETS.values():
+        if "_full_" in card.name and card.url:
+            assert card.sha256 or card.git_blob, card.name
+
+
 def test_stored_archives_have_the_checksums_of_their_cards(data_dir: Path):
     from sciflow.data.crystals import STORED
 

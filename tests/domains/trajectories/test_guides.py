@@ -136,7 +136,7 @@ def test_a_linear_energy_shifts_the_law_as_it_must():
     table = torch.linspace(0.2, 0.8, 64)  # another scale for every frame
     network.scale.square.copy_(table.square().expand(2, -1))  # type: ignore[union-attr]
     reward = Energy(lambda x: -3.0 * x[:, 1, 0])
-    found, num = guided(model, request, reward, 60, 100), 60
+    found, num = guided(model, request, reward, 40, 100), 40
     std = table[1:6].numpy()
     shift = (found[:, 3:, 1, 0] - CHAIN.positions[2, 1, 0]).mean(0)
     assert (np.abs(shift - 3.0 * std**2) < 0.04 * 3.0 * std**2 + Z_LIMIT * std / np.sqrt(num)).all()

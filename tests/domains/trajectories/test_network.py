@@ -70,7 +70,7 @@ def test_gradients_of_the_messages():
     n, t, h, receivers, senders = 3, 2, 4, torch.tensor([0, 1, 2, 0, 1]), torch.tensor([1, 0, 0, 2, 2])
     inputs = [normal(n, t, h), normal(n, t, h), normal(5, h), normal(5, t, 1), normal(h)]
     inputs += [normal(h, h), normal(h), normal(h, h), normal(h), normal(1, h), normal(1)]
-    assert torch.autograd.gradcheck(lambda *v: EdgeMessages.apply(*v, receivers, senders), inputs)
+    assert torch.autograd.gradcheck(lambda *v: EdgeMessages.apply(*v, receivers, senders, True), inputs)
 
 
 def test_gradients_of_the_network_are_those_of_the_formula():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,20 @@ from trajectory_model import gain, gaussian_model
 from trajectory_toy import random_points
 
 from sciflow.core.errors import UserError
+from sciflow.core.grids import Uniform
 from sciflow.core.schedules import Cosine
+from sciflow.core.spaces import ZeroCoM
 from sciflow.domains.designing import Shelf
 from sciflow.domains.trajectories.anchors import LastFrame
+from sciflow.domains.trajectories.codec import TrajectoryCodec
 from sciflow.domains.trajectories.design import request_of, write_samples
+from sciflow.domains.trajectories.network import EGTN
 from sciflow.domains.trajectories.rollout import RollOut, block_seed, packed, unpacked
+from sciflow.model import Model
+from sciflow.processes.anchored import Anchored
+from sciflow.processes.gaussian import GaussianProcess
+from sciflow.sampling import SamplingPlan
+from sciflow.solvers.dpmpp import DDIM
 
 ONE = random_points(frames=8, atoms=3)
 
@@ -143,3 +153,20 @@ def test_broken_numbers_are_named():
         model.denoiser.network.embed.bias.fill_(torch.nan)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="sample 0 of block 0 is not finite"):
         samples(RollOut(model, request_of(model.codec, ONE, "0:3"), 2))
+
+
+def test_free_models_refine_without_a_mask():
+    """Unconditional, mean over frames and atoms 0: the centre of the rough trajectory stays, its shape shrinks."""
+    codec = TrajectoryCodec.infer([ONE], 8, conditional=False)
+    network = EGTN(2, 2, hidden=8, layers=1, waves=4)
+    plan = SamplingPlan({"pos": DDIM()}, Uniform(0.999, 0.001), 4)
+    model: Any = Model({"pos": Anchored(GaussianProcess(Cosine(), ZeroCoM(), kind="v"))}, network, plan, codec).eval()
+    far = replace(ONE, positions=ONE.positions + 50.0)
+    request = request_of(codec, far, refine=True, unconditional=True)
+    found = samples(RollOut(model, request, 300, start=0.5, batch_size=300))
+    centre = far.positions.mean((0, 1))
+    np.testing.assert_allclose(found.mean((1, 2)), np.repeat(centre[None], 300, 0), atol=1e-5)
+    alpha, sigma = (float(f(torch.tensor(0.5, dtype=torch.float64))) for f in (Cosine().alpha, Cosine().sigma))
+    factor = gain(model, 0.5)
+    off = (found - centre).mean(0) - factor * alpha * (far.positions - centre)
+    assert (np.abs(off) < 5.5 * factor * sigma / np.sqrt(300)).all()  # 72 entries, false alarms 3e-6
