@@ -62,7 +62,7 @@ def main() -> None:
         mean, spread = np.mean(scores, 0), np.ptp(scores, 0) / 2
         cells = " | ".join(f"{a:.4g} ± {b:.2g}" for a, b in zip(mean, spread, strict=True))
         print(f"| {name} | {steps} | {len(scores)} | {cells} |")
-    print(f"\n± half the spread between seeds; binomial error of one match rate {100 * (0.25 / words.num) ** 0.5:.1f} %")
+    print(f"\n± half the spread between seeds; binomial error of a match rate {100 * (0.25 / words.num) ** 0.5:.1f} %")
 
 
 def figures(found: np.ndarray) -> tuple[float, float, float]:

@@ -40,7 +40,7 @@ def fingerprints(
         UserError: matminer is not installed.
     """
     settings = f"fingerprint 2, matminer {matminer_version()}, pymatgen {version('pymatgen')}"
-    found = kept_each(_fingerprint, structures, "fingerprints", settings, SECONDS, workers, progress)
+    found = kept_each(_fingerprint, structures, "fingerprints", settings, SECONDS, workers, progress, _featurizers)
     mean, std = _scaler()
     site, formula = np.full((len(structures), STRUCTURE), np.nan), np.full((len(structures), COMPOSITION), np.nan)
     for i, one in enumerate(found):

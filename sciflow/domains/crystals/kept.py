@@ -1,7 +1,7 @@
 """Results of slow calls on structures, kept on disk one by one: an interrupted run goes on where it was.
 
-One SQLite file per kind of result in the user cache, key -> JSON; several processes may use it at once. Errors are kept
-too, but not what another run may do better: a call that ran out of time, or whose process crashed.
+One SQLite file per kind of result in the user cache, key -> JSON; several processes may use it at once. Failures are not
+kept: another run may do better.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.data import cache_root
-from sciflow.domains.crystals.pool import CRASHED, LATE, Failed, each
+from sciflow.domains.crystals.pool import Failed, each
 
 
 def kept_each(
@@ -27,6 +27,7 @@ def kept_each(
     seconds: float,
     workers: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    prepare: Callable[[], Any] = tuple,
 ) -> list[Any]:
     """As `pool.each`, but what was computed before comes from the cache.
 
@@ -38,21 +39,22 @@ def kept_each(
         seconds: Time limit of one call.
         workers: Processes.
         progress: Called with the share of the missing results that are there.
+        prepare: As in `pool.each`; not called where nothing is missing.
     """
     keys = [None if one is None else checksum(one, settings) for one in structures]
     with closing(_open(kind)) as table:
-        known = {key: _decoded(row[0]) for key in set(keys) - {None} if (row := _row(table, key)) is not None}
+        known = {key: json.loads(row[0]) for key in set(keys) - {None} if (row := _row(table, key)) is not None}
         missing = [i for i, key in enumerate(keys) if key is not None and key not in known]
         missing = list({keys[i]: i for i in reversed(missing)}.values())[::-1]  # equal structures once
 
         def store(place: int, result: Any) -> None:
             key = keys[missing[place]]
-            if not isinstance(result, Failed) or not result.reason.startswith((CRASHED, LATE)):
+            if not isinstance(result, Failed):
                 with suppress(sqlite3.Error), table:  # a cache that cannot be written costs time, nothing else
-                    table.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, _encoded(result)))
+                    table.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (key, json.dumps(result)))
             progress((place + 1) / len(missing))
 
-        found = each(function, [structures[i] for i in missing], seconds, workers, store)
+        found = each(function, [structures[i] for i in missing], seconds, workers, store, prepare)
         known |= {keys[i]: result for i, result in zip(missing, found)}
     return [Failed("no structure") if key is None else known[key] for key in keys]
 
@@ -72,23 +74,14 @@ def _open(kind: str) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         table = sqlite3.connect(path, timeout=60)
-        table.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-        table.execute("SELECT value FROM kept WHERE key = ''")  # a file of something else fails here
+        table.execute("CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        table.execute("SELECT value FROM results WHERE key = ''")  # a file of something else fails here
         table.commit()
     except (OSError, sqlite3.Error):
         table = sqlite3.connect(":memory:")
-        table.execute("CREATE TABLE kept (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        table.execute("CREATE TABLE results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
     return table
 
 
 def _row(table: sqlite3.Connection, key: str | None) -> tuple[str] | None:
-    return table.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
-
-
-def _encoded(result: Any) -> str:
-    return json.dumps({"failed": result.reason} if isinstance(result, Failed) else {"value": result})
-
-
-def _decoded(text: str) -> Any:
-    content = json.loads(text)
-    return content["value"] if "value" in content else Failed(content["failed"])
+    return table.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()

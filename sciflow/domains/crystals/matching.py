@@ -62,9 +62,13 @@ def displacements(
 ) -> tuple[np.ndarray, int]:
     """RMS displacements of many pairs, NaN without a match, and how many comparisons failed or took too long."""
     function = partial(displacement, tolerances=tolerances)
-    found = each(function, pairs, seconds, workers, lambda place, _: progress((place + 1) / len(pairs)))
+    found = each(function, pairs, seconds, workers, lambda place, _: progress((place + 1) / len(pairs)), _import)
     failures = sum(isinstance(one, Failed) for one in found)
     return np.array([one if isinstance(one, float) else np.nan for one in found], dtype=float), failures
+
+
+def _import() -> None:
+    import pymatgen.analysis.structure_matcher  # noqa: F401
 
 
 def distinct(structures: Sequence[Any], tolerances: Tolerances | None = None) -> list[int]:

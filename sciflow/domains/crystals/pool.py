@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-CRASHED, LATE = "a process crashed", "longer than"  # how the reasons of failures begin that another run may not have
 SMALL = 32  # items; fewer are not worth starting processes for
 
 
@@ -30,6 +29,7 @@ def each(
     seconds: float,
     workers: int | None = None,
     done: Callable[[int, Any], None] = lambda place, result: None,
+    prepare: Callable[[], Any] = tuple,
 ) -> list[Any]:
     """`function` of every item, in order; `Failed` where it raised or took longer than `seconds`.
 
@@ -39,18 +39,22 @@ def each(
         seconds: Time limit of one call. Compiled code is interrupted when it returns to Python.
         workers: Processes; None: as many as there are cores, at most 8; 1: this process.
         done: Called in this process with (place, result) of each item, in order, as results come in.
+        prepare: Called without a limit in each process before its first item: imports, which take long where the disk
+            or the machine is busy; one that is cut short leaves modules that fail from then on. A function of a module.
     """
     workers = workers if workers is not None else min(len(os.sched_getaffinity(0)), 8)
     limited = partial(_limited, function, seconds)
     if workers == 1 or len(items) < SMALL:
+        if len(items):
+            prepare()
         return _collect(map(limited, items), done)
     found: list[Any] = []
     try:
-        with ProcessPoolExecutor(workers, initializer=_quiet) as pool:
+        with ProcessPoolExecutor(workers, initializer=_begin, initargs=(prepare,)) as pool:
             chunk = max(1, min(32, len(items) // (4 * workers)))
             _collect(pool.map(limited, items, chunksize=chunk), done, found)
     except BrokenProcessPool:  # a crash of compiled code; it cannot be known which item it was
-        found += [Failed(CRASHED)] * (len(items) - len(found))
+        found += [Failed("a process crashed")] * (len(items) - len(found))
     return found
 
 
@@ -72,7 +76,7 @@ def _limited(function: Callable[[Any], Any], seconds: float, item: Any) -> Any:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             return function(item)
     except TimeoutError:
-        return Failed(f"{LATE} {seconds:g} s")
+        return Failed(f"longer than {seconds:g} s")
     except Exception as error:
         return Failed(f"{type(error).__name__}: {error}"[:200])
     finally:
@@ -85,6 +89,7 @@ def _late(signum: int, frame: Any) -> None:
     raise TimeoutError
 
 
-def _quiet() -> None:
+def _begin(prepare: Callable[[], Any]) -> None:
     """Workers leave an interrupt of the keyboard to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare()

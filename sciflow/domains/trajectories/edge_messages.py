@@ -32,18 +32,17 @@ class EdgeMessages(torch.autograd.Function):
         *inputs, keep = arguments
         start, _, static, distance, _, weight_a, bias_a, weight_b, bias_b, weight_c, bias_c, receivers, _ = inputs
         sums, weights = torch.zeros_like(start), torch.empty_like(distance)
-        kept = [start.new_empty(len(static) if keep else 0, *start.shape[1:]) for _ in range(2)]
+        frames, hidden = start.shape[1:]
+        kept = [start.new_empty(len(static) if keep else 0, frames, hidden) for _ in range(2)]
         for part in _blocks(start, static):
-            hidden = functional.silu(_first(inputs, part), inplace=True)
-            inner = (hidden @ weight_a.T).add_(bias_a)
-            if keep:
-                kept[0][part] = inner
-            message = functional.silu(inner, inplace=True)
-            sums.flatten(1).index_add_(0, receivers[part], message.flatten(1))
-            inner = (message @ weight_b.T).add_(bias_b)
-            if keep:
-                kept[1][part] = inner
-            torch.add(functional.silu(inner, inplace=True) @ weight_c.T, bias_c, out=weights[part])
+            value = functional.silu(_first(inputs, part), inplace=True)
+            for i, (weight, bias) in enumerate(((weight_a, bias_a), (weight_b, bias_b))):
+                inner = kept[i][part] if keep else torch.empty_like(value)  # no copies: most time goes into passes
+                torch.addmm(bias, value.flatten(0, 1), weight.T, out=inner.flatten(0, 1))
+                value = functional.silu(inner, inplace=not keep)
+                if i == 0:
+                    sums.flatten(1).index_add_(0, receivers[part], value.flatten(1))
+            torch.add(value @ weight_c.T, bias_c, out=weights[part])
         if keep:
             ctx.save_for_backward(*inputs, *kept)
         return sums, weights
@@ -64,7 +63,7 @@ class EdgeMessages(torch.autograd.Function):
         for part in _blocks(start, static):
             first, inner_a, inner_b = _first(inputs, part), kept_a[part], kept_b[part]
             g = g_weights[part]
-            g_c += (functional.silu(inner_b) * g).sum((0, 1))
+            g_c[0].addmv_(functional.silu(inner_b).flatten(0, 1).T, g.flatten())
             g = torch.ops.aten.silu_backward(g * weight_c, inner_b)
             g_b.addmm_(g.flatten(0, 1).T, functional.silu(inner_a).flatten(0, 1))
             g_bias_b += g.sum((0, 1))

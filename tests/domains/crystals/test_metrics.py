@@ -215,5 +215,27 @@ def test_time_limit_and_errors(workers: int, monkeypatch: pytest.MonkeyPatch):
     assert isinstance(found[2], Failed) and "no" in found[2].reason
 
 
+def _slow_import() -> None:
+    import time
+
+    time.sleep(0.3)
+    PREPARED.append(True)
+
+
+def _prepared(x: int) -> int:
+    return x * len(PREPARED)
+
+
+PREPARED: list[bool] = []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_preparation_has_no_time_limit(workers: int, monkeypatch: pytest.MonkeyPatch):
+    """Once in each process; an import cut short by the limit spoiled all later calls."""
+    monkeypatch.setattr("sciflow.domains.crystals.pool.SMALL", 0)
+    PREPARED.clear()
+    assert each(_prepared, [1, 2, 3], 0.2, workers, prepare=_slow_import) == [1, 2, 3]
+
+
 def test_versions_are_recorded():
     assert {"pymatgen", "spglib"} <= set(metrics.versions())
