@@ -53,7 +53,9 @@ def errors(model: Model, windows: State, solver: Solver, grid: Grid, moves: int,
     free: Tensor = layout.mask[..., 0]  # type: ignore[index]
     distance = (drawn["pos"] - windows["pos"]).norm(dim=-1)  # (atoms, T)
     rows = torch.stack([(distance * free).sum(1) / free.sum(1), distance[:, -1]], 1).double()
-    total = rows.new_zeros(windows.batch, 3).index_add(0, index, torch.cat([rows, torch.ones(len(rows), 1)], 1).double())
+    total = rows.new_zeros(windows.batch, 3).index_add(
+        0, index, torch.cat([rows, torch.ones(len(rows), 1)], 1).double()
+    )
     return total[:, 0] / total[:, 2], total[:, 1] / total[:, 2]
 
 

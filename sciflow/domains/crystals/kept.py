@@ -1,7 +1,7 @@
 """Results of slow calls on structures, kept on disk one by one: an interrupted run goes on where it was.
 
-One SQLite file per kind of result in the user cache, key -> JSON; several processes may use it at once. Failures are not
-kept: another run may do better.
+One SQLite file per kind of result in the user cache, key -> JSON; several processes may use it at once. Failures are
+not kept: another run may do better.
 """
 
 from __future__ import annotations
