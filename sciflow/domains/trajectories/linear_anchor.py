@@ -72,7 +72,7 @@ class LinearAnchor(Anchor):
 
     def _code(self, lag: Tensor, ends: Tensor) -> Tensor:
         """Sinusoids (B, T, S, 3 waves) of t - s (B, T, S) and of the distances (B, T, 2) to the frames around t."""
-        dtype = self.time[0].weight.dtype
+        dtype: torch.dtype = self.time[0].weight.dtype  # type: ignore[assignment]
         own = sinusoids(FASTEST * lag, self.waves, dtype)
         around = sinusoids(FASTEST * ends, self.waves, dtype).flatten(2)[:, :, None]
         return torch.cat([own, around.expand(-1, -1, lag.shape[2], -1)], -1)

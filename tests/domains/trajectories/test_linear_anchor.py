@@ -59,7 +59,7 @@ def test_learns_an_oscillation_that_the_last_frames_determine():
     state = state.put(pos=true, observed=true * mask.to(F64)[:, None])
     anchor = LinearAnchor(3, rank=4, hidden=32, waves=16).to(F64)
     optimizer = torch.optim.Adam(anchor.parameters(), 1e-2)
-    for _ in range(150):
+    for _ in range(80):
         loss = (anchor.anchor(state) - true)[:, 4:].square().mean()
         optimizer.zero_grad()
         loss.backward()
