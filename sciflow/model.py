@@ -29,7 +29,6 @@ from sciflow.core.process import Process
 from sciflow.core.row_cache import RowCache
 from sciflow.core.spaces import Discrete
 from sciflow.core.state import State
-from sciflow.processes.anchored import Anchored
 from sciflow.sampling import SamplingPlan
 
 
@@ -149,7 +148,7 @@ class Model(nn.Module):
         sampler = plan.sampler(self.processes, hooks)
         training, _ = self.denoiser.training, self.denoiser.eval()
         try:
-            if any(isinstance(process, Anchored) for process in self.processes.values()):
+            if any(process.prepared for process in self.processes.values()):
                 with torch.no_grad():  # the prior lies around the anchors
                     template = self.denoiser.prepare(template)
             state = sampler.prior(template, noise) if start is None else sampler.noised(template, start, noise)

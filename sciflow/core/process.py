@@ -38,6 +38,7 @@ class Process(nn.Module, Configurable):
     Attributes:
         kind: What the network outputs for this field: data, noise, score, velocity, v, logits, rates ...
         joins_ends: The marginal is pinned at a given prior end x1 (bridges, interpolants), which training must supply.
+        prepared: The prior depends on what `Denoiser.prepare` puts into the layout (anchors, scales).
         kinds: The kinds that predictions of this process convert between; empty: no conversion.
 
     A subclass defines those of these methods that its mathematics has (all take a `Layout` last):
@@ -60,6 +61,7 @@ class Process(nn.Module, Configurable):
 
     kind: str = "data"
     joins_ends: ClassVar[bool] = False
+    prepared: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ()
 
     def provides(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from sciflow.core.codec import Codec
 from sciflow.core.errors import UserError
-from sciflow.core.state import Layout, State
+from sciflow.core.state import State
 
 # counts in ``spec["data"]`` of entries that were left out, or that lose something in the representation
 LOSSES = ("skipped", "unsupported_bonds", "charged", "with_stereo", "several_fragments", "with_radicals")
@@ -69,7 +70,7 @@ def trim(state: State) -> State:
         n, padded = max(layout.sizes), x.shape[1]
         for dim in [d for d in (1, 2) if mask.ndim > d and mask.shape[d] == padded > 1]:
             x, mask = x.narrow(dim, 0, n), mask.narrow(dim, 0, n)
-        fields[name], layouts[name] = x, Layout(layout.batch, None, mask, layout.sizes, layout.anchor)
+        fields[name], layouts[name] = x, replace(layout, mask=mask)
     return State(fields, layouts, state.cond)
 
 

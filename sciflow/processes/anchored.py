@@ -33,6 +33,7 @@ class Anchored(Process):
     """
 
     kinds: ClassVar[tuple[str, ...]] = GaussianProcess.kinds
+    prepared: ClassVar[bool] = True
 
     def __init__(self, base: GaussianProcess) -> None:
         super().__init__()
