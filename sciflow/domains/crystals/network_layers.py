@@ -23,6 +23,7 @@ from sciflow.core.config import Configurable
 from sciflow.networks.pairs import Pairs
 
 CLOCK_FREQUENCIES = 16
+PAIRS = 1024  # pairs of one block
 EPSILON = 1e-7  # concentration of no knowledge
 
 
@@ -50,16 +51,17 @@ class MessageLayer(nn.Module):
         end = functional.linear(x, target)
         messages = self.message(start + end + even.sum(1))  # self loops
         half_sum, half_difference = (start + end) / 2, (start - end) / 2
-        first, second = pairs.first, pairs.second
-        # The two directions of a pair are p + q and p - q; in place, since large arrays are bound by memory.
-        p = functional.linear(cosine, even)
-        p += half_sum.index_select(0, first)
-        p += half_sum.index_select(0, second)
-        q = functional.linear(sine, odd)
-        q += half_difference.index_select(0, first)
-        q -= half_difference.index_select(0, second)
-        messages = messages.index_add(0, first, self.message(p + q))
-        messages = messages.index_add(0, second, self.message(p.sub_(q)))
+        # The two directions of a pair are p + q and p - q; in place and in blocks, since large arrays are bound by memory.
+        for part in blocks(pairs.first):
+            first, second = pairs.first[part], pairs.second[part]
+            p = functional.linear(cosine[part], even)
+            p += half_sum.index_select(0, first)
+            p += half_sum.index_select(0, second)
+            q = functional.linear(sine[part], odd)
+            q += half_difference.index_select(0, first)
+            q -= half_difference.index_select(0, second)
+            messages = messages.index_add_(0, first, self.message(p + q))
+            messages = messages.index_add_(0, second, self.message(p.sub_(q)))
         messages = messages / pairs.counts[pairs.crystal][:, None]
         update = functional.silu(self.node_in(torch.cat([x, messages.to(x.dtype)], 1)))
         return h + functional.silu(self.node_out(update))
@@ -67,6 +69,12 @@ class MessageLayer(nn.Module):
     def message(self, edge_in: Tensor) -> Tensor:
         """e (edges, H) from the first linear map of phi, which is overwritten."""
         return functional.silu(self.edge_out(functional.silu(edge_in, inplace=True)), inplace=True)
+
+
+def blocks(pairs: Tensor) -> list[slice]:
+    """Blocks of pairs: on a CPU arrays of some megabytes, which the allocator reuses, on other devices one."""
+    size = PAIRS if pairs.device.type == "cpu" else max(1, len(pairs))
+    return [slice(i, i + size) for i in range(0, len(pairs), size)]
 
 
 def fourier(angle: Tensor, pairs: Pairs, frequencies: int) -> tuple[Tensor, Tensor]:
