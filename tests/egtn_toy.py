@@ -61,11 +61,13 @@ def walks(
     return State(fields, layouts, {"times": times, "seen": given, "centre": torch.zeros(batch, dims)})
 
 
-def network(anchor: Anchor | None = None, dtype: torch.dtype = torch.float64, **options) -> EGTN:
+def network(
+    anchor: Anchor | None = None, kind: type[EGTN] = EGTN, dtype: torch.dtype = torch.float64, **options
+) -> EGTN:
     """A small network with random weights, not at rest."""
     torch.manual_seed(1)
     settings = {"hidden": 16, "layers": 2, "waves": 8, "zero_init": False, "clock": ClockCode(8), **options}
-    return EGTN(3, 2, anchor, **settings).to(dtype)
+    return kind(3, 2, anchor, **settings).to(dtype)
 
 
 def learned() -> LearnedAnchor:

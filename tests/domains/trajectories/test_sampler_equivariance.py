@@ -15,6 +15,7 @@ from sciflow.core.schedules import VP
 from sciflow.core.spaces import Euclidean, ZeroCoM
 from sciflow.core.state import Layout, State
 from sciflow.domains.trajectories.anchors import Anchor, ConstantVelocity, LastFrame, ResidualScale
+from sciflow.domains.trajectories.cross import CrossEGTN
 from sciflow.domains.trajectories.network import EGTN
 from sciflow.processes.anchored import Anchored
 from sciflow.processes.gaussian import GaussianProcess
@@ -50,9 +51,9 @@ class TurnedDraws(Draws):
         return self.draws.uniform(like, layout)
 
 
-def trained(anchor: Anchor | None) -> EGTN:
+def trained(anchor: Anchor | None, kind: type[EGTN] = EGTN) -> EGTN:
     """A network whose residual scale has seen data."""
-    net = network(anchor, scale=ResidualScale())
+    net = network(anchor, kind, scale=ResidualScale())
     net.train().prepare(walks((4, 3), 8, None if anchor is None else MASKS["forecast"], dtype=torch.float64))
     return net.eval()
 
@@ -72,11 +73,15 @@ solvers = pytest.mark.parametrize("solver", [Ancestral(), DPMpp2M(), Heun()], id
 
 @solvers
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("anchor", [LastFrame(), ConstantVelocity(), learned()], ids=["last", "velocity", "learned"])
-def test_conditional_samples_turn_with_observation_and_noise(anchor, mask, solver):
+@pytest.mark.parametrize(
+    ("anchor", "kind"),
+    [(LastFrame(), EGTN), (ConstantVelocity(), EGTN), (learned(), EGTN), (ConstantVelocity(), CrossEGTN)],
+    ids=["last", "velocity", "learned", "cross"],
+)
+def test_conditional_samples_turn_with_observation_and_noise(anchor, kind, mask, solver):
     state = walks((4, 1, 3), 8, MASKS[mask], dtype=torch.float64)
     turn, shift = rotation(3), torch.tensor([3.0, -7.0, 10.0], dtype=torch.float64)
-    net = trained(anchor)
+    net = trained(anchor, kind)
     plain = sample(net, state, PerSample(5), solver)["pos"]
     turned = sample(net, moved(state, lambda x: x @ turn.T + shift), Turned(PerSample(5), turn), solver)["pos"]
     assert (turned - (plain @ turn.T + shift)).abs().max() < 1e-8
