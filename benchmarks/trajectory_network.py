@@ -3,9 +3,10 @@
 Each line is a network call (no gradients) and a training step (forward and backward) of one batch of trajectories with
 T = 30 frames, H = 128, 6 layers, 32 sinusoids, the first 10 frames observed. One thread, CPU seconds of the calling
 thread, minimum over repeats; peak memory (resident set minus that before the call) of each side in a fresh process.
-Then a whole conditional training step as issue 5 states it: 16 trajectories of 5 bodies, learned anchor of 2 layers.
+Then a whole conditional training step, 16 trajectories of 5 bodies with a learned anchor of 2 layers, and 100 futures
+of such bodies by ancestral sampling (1 000 moves take minutes).
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python benchmarks/trajectory_network.py [--repeats 3] [--batch 16]
+    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python benchmarks/trajectory_network.py [--batch 16] [--moves 50 1000]
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from egtn_toy import walks
 from torch import Tensor
 
 from sciflow.core.denoiser import Denoiser
+from sciflow.core.grids import Uniform
 from sciflow.core.noise import Fresh
 from sciflow.core.objective import Example
+from sciflow.core.sampler import Sampler
 from sciflow.core.schedules import VP
 from sciflow.core.state import State
 from sciflow.domains.trajectories.anchors import ConstantVelocity, LearnedAnchor, ResidualScale
@@ -34,6 +37,7 @@ from sciflow.domains.trajectories.network import EGTN
 from sciflow.objectives.regression import Regression
 from sciflow.processes.anchored import Anchored
 from sciflow.processes.gaussian import GaussianProcess
+from sciflow.solvers.ancestral import Ancestral
 
 CASES = {  # name: (atoms, share of linked pairs)
     "n-body, all pairs": (5, 1.0),
@@ -95,12 +99,31 @@ def peak() -> float:
     return int(line.split()[1]) / 1024
 
 
-def training_step(batch: int) -> Callable[[], None]:
-    """One conditional training step at n-body size: anchor, scale, noise, network, loss, gradients, Adam."""
+def conditional(batch: int) -> tuple[EGTN, Denoiser, State]:
+    """(network, denoiser, state) of conditional models at n-body size."""
     torch.manual_seed(0)
     state = walks((5,) * batch, 30, (torch.arange(30) < 10).float(), atoms=1, pairs=1)
     network = EGTN(1, 1, LearnedAnchor(1, 1, ConstantVelocity()), ResidualScale()).train()
-    denoiser = Denoiser(network, {"pos": Anchored(GaussianProcess(VP(), kind="v"))})
+    return network, Denoiser(network, {"pos": Anchored(GaussianProcess(VP(), kind="v"))}), state
+
+
+def sampling(moves: int, number: int = 100) -> float:
+    """CPU seconds of this many futures."""
+    network, denoiser, state = conditional(number)
+    with torch.no_grad():
+        denoiser.prepare(state)  # the residual scale sees data
+    network.eval()
+    sampler = Sampler(dict(denoiser.processes), {"pos": Ancestral()}, Uniform())  # type: ignore[arg-type]
+    start, noise = time.thread_time(), Fresh(0)
+    with torch.inference_mode():
+        prior = sampler.prior(denoiser.prepare(state), noise)
+    sampler.run(prior, denoiser, noise, steps=moves)
+    return time.thread_time() - start
+
+
+def training_step(batch: int) -> Callable[[], None]:
+    """One conditional training step at n-body size: anchor, scale, noise, network, loss, gradients, Adam."""
+    network, denoiser, state = conditional(batch)
     optimizer = torch.optim.Adam(network.parameters(), 1e-4)
     loss, noise, t = Regression("v"), Fresh(0), torch.rand(batch)
 
@@ -120,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--moves", type=int, nargs="*", default=[50])
     parser.add_argument("--child")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -147,6 +171,9 @@ def main() -> None:
         step()
         best = min(best, time.thread_time() - start)
     print(f"\nconditional training step, 16 trajectories of 5 bodies: {best:.2f} CPU s (required 0.9)")
+    for moves in options.moves:
+        required = {50: 90, 1000: 1800}.get(moves, "-")
+        print(f"100 conditional samples, {moves} moves: {sampling(moves):.0f} CPU s (required {required})", flush=True)
 
 
 if __name__ == "__main__":
