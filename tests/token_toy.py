@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from oracles import RATES
 from torch import Tensor
 
 from sciflow.core.process import Prediction
 from sciflow.core.state import Layout, State
-from sciflow.processes.jump import Jump
+from sciflow.processes.jump import Chain, Jump
 from sciflow.processes.masked import Masked
 from sciflow.processes.uniform_tokens import UniformTokens
 
@@ -26,7 +27,12 @@ F64 = torch.float64
 FIELD = "seq"
 
 # the discrete processes of tests/core/test_matrix.py and test_matrix_discrete.py
-DISCRETE = {"Masked": Masked(3, kind="data"), "UniformTokens": UniformTokens(3, kind="data"), "Jump": Jump(3)}
+DISCRETE = {
+    "Masked": Masked(3, kind="data"),
+    "UniformTokens": UniformTokens(3, kind="data"),
+    "Jump": Jump(3),
+    "Chain": Chain(RATES.tolist()),
+}
 
 
 def states(symbols: int, length: int) -> Tensor:

@@ -138,10 +138,7 @@ class Categorical(Kernel):
         no codec takes for a token.
         """
         cumulative = self.probs.cumsum(-1)
-        u = draws.uniform(self.probs[..., 0], self.layout) * cumulative[..., -1]
-        drawn = torch.searchsorted(cumulative, u[..., None], right=True)[..., 0]
-        last_possible = (cumulative < cumulative[..., -1:]).sum(-1)  # u may round to the total
-        drawn = torch.minimum(drawn, last_possible)
+        drawn = pick(cumulative, draws.uniform(self.probs[..., 0], self.layout))
         return torch.where(cumulative[..., -1].isnan(), self.probs.shape[-1] - 1, drawn)
 
     @property
@@ -164,6 +161,14 @@ class Categorical(Kernel):
         """Probabilities in proportion to p_k exp(gradient_k); `gradient` (rows, ..., K)."""
         tilted = (self.probs.log() + gradient.to(self.probs)).softmax(-1)  # impossible states stay so: log 0 = -inf
         return Categorical(tilted, self.layout)
+
+
+def pick(cumulative: Tensor, u: Tensor) -> Tensor:
+    """Inverse distribution function: categories (...) int64 of cumulative weights (..., K) at uniforms u (...)."""
+    total = cumulative[..., -1]
+    below = total * (1 - torch.finfo(total.dtype).eps)  # u * total may round to the total
+    level = torch.minimum((u * total).to(total), below)
+    return torch.searchsorted(cumulative, level[..., None], right=True)[..., 0].clamp_max(cumulative.shape[-1] - 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ CAPABILITIES = (
     "score_step",
     "discrete_pair",
     "rates",
+    "generator",
     "masked",
     "unmask",
 )
@@ -55,6 +56,7 @@ class Process(nn.Module, Configurable):
     - `score_step(t, layout, x) -> (sigma, g2)`, `linear_step`, `langevin_alpha`: what score-based correctors need.
     - `discrete_pair(t, scales, layout, x) -> (F, G)`: reverse-diffusion predictor.
     - `rates(x, pred, t, layout)`: jump rates (rows, ..., K) per unit of |clock|, in the direction of the moves.
+    - `generator`: rate matrix (K, K) of a chain with constant, known rates.
     - `masked(x)`: bool, which entries (rows, ...) are still masked; such a process has a `survival` schedule too.
     - `unmask(x_t, x0, chance, layout) -> Kernel`: masked entries are drawn with probability `chance`, others stay.
     """

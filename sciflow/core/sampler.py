@@ -34,11 +34,13 @@ class Solution:
         state: State at the end of the grid.
         evaluations: Number of network calls.
         path: States after each move, if recorded; the first entry is the start.
+        memory: Field -> what its solver remembered last, e.g. the events that `Gillespie(record=True)` logs.
     """
 
     state: State
     evaluations: int
     path: list[State] = field(default_factory=list)
+    memory: dict[str, Memory] = field(default_factory=dict)
 
 
 class Sampler:
@@ -149,7 +151,7 @@ class Sampler:
                     state = self._move(state, move, t, s, denoise, noise, memory, mean)
                 if record:
                     path.append(state)
-        return Solution(state, calls.count, path)
+        return Solution(state, calls.count, path, memory)
 
     def _move(
         self,
@@ -230,9 +232,13 @@ class Sampler:
                     state = state.put(**{name: kernels[name].sample(draws[name])})
                     clocks[name] = s
             if queries:
-                state = state.put(**{name: query.x for name, query in queries.items()})
+                shown = state
+                for query in queries.values():
+                    shown = shown if query.rows is None else shown.select(query.rows)  # its solver is alone
+                shown = shown.put(**{name: query.x for name, query in queries.items()})
+                state = shown if shown.batch == state.batch else state
                 clocks |= {name: query.t for name, query in queries.items()}
-                inbox = dict(denoise(state, clocks))
+                inbox = dict(denoise(shown, clocks))
         return state, kernels
 
 

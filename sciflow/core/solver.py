@@ -23,10 +23,15 @@ Memory = Any
 
 
 class Query(NamedTuple):
-    """'Please evaluate the network with my field at `x` and clock `t`.'"""
+    """'Please evaluate the network with my field at `x` and clock `t`.'
+
+    A solver that is `alone` may ask about some samples only: `rows` (n,) names them, and `x`, `t` and the prediction
+    that comes back have n samples.
+    """
 
     x: Tensor
     t: Tensor
+    rows: Tensor | None = None
 
 
 Step = Generator[Query, Prediction, tuple[Kernel, Memory]]

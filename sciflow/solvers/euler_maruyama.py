@@ -14,7 +14,10 @@ from sciflow.core.state import Layout
 
 
 class EulerMaruyama(Solver):
-    """Generates with the reverse SDE (one network call) or noises with the forward SDE (none)."""
+    """Generates with the reverse SDE (one network call) or noises with the forward SDE (none).
+
+    A process in physical time (`Drift`) has one SDE, that of the network, and runs forward.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"sde"})
     order: ClassVar[float] = 1.0  # strong order for additive noise
@@ -25,7 +28,7 @@ class EulerMaruyama(Solver):
         Raises:
             UserError: A forward move of a process that has no forward SDE.
         """
-        if s > t:  # clocks live on the host
+        if s > t and not getattr(process, "physical", False):  # clocks live on the host
             if not hasattr(process, "noise_sde"):
                 raise UserError(f"{type(process).__name__} has no forward SDE: its grid must run from 1 towards 0")
             drift, g = process.noise_sde(x, t, layout)

@@ -51,6 +51,7 @@ from sciflow.core.state import Layout, State
 from sciflow.processes.anchored import Anchored
 from sciflow.processes.bridge import Bridge
 from sciflow.processes.categorical_bfn import CategoricalBFN
+from sciflow.processes.drift import Drift
 from sciflow.processes.flow_matching import FlowMatching
 from sciflow.processes.gaussian import GaussianProcess
 from sciflow.processes.interpolant import StochasticInterpolant
@@ -64,6 +65,7 @@ from sciflow.solvers.euler_maruyama import EulerMaruyama
 from sciflow.solvers.heun import Heun
 from sciflow.solvers.reverse_diffusion import ReverseDiffusion
 from sciflow.solvers.s4 import S4
+from sciflow.solvers.thinning import Thinning
 
 ENDS = (3.0, 0.25, -1.0, 1.0, 0.15)  # m0, v0, m1, v1, covariance of a bridge's ends
 DRAWS = 20_000
@@ -95,7 +97,8 @@ CONTINUOUS = {
     "FlowMatching": (FlowMatching(), FlowOracle, 0.9, 0.1, 0.0),
     "StochasticInterpolant": (StochasticInterpolant(1.0, 0.7), InterpolantOracle, 0.9, 0.1, 0.0),
 }
-OTHERS = {"VonMisesBFN": VonMisesBFN()}  # its laws are not normal: tests/processes/test_vonmises_bfn.py
+# laws that are not normal: tests/processes/test_vonmises_bfn.py; physical time, s > t: test_drift.py
+OTHERS = {"VonMisesBFN": VonMisesBFN(), "Drift": Drift(0.5)}
 PROCESSES = {name: case[0] for name, case in CONTINUOUS.items()} | OTHERS | DISCRETE
 
 # constructor arguments for a number of moves over a clock span, where the defaults do not do
@@ -103,6 +106,7 @@ BUILD = {
     "Adaptive": lambda moves, span: Adaptive(Heun(), 1e-5),
     "ReverseDiffusion": lambda moves, span: ReverseDiffusion(round(moves / span) + 1),  # one table level per move
     "S4": lambda moves, span: S4(snr=0.0),  # the correction couples samples: tests/solvers/test_s4.py
+    "Thinning": lambda moves, span: Thinning(1.0),
 }
 CORRECTORS = {"Langevin", "NormLangevin"}  # moves at fixed clock: tests/solvers/test_langevin.py
 SOLVERS = [cls for cls in known_solvers() if cls.__module__.startswith("sciflow.")]
