@@ -22,6 +22,7 @@ COMMANDS = {
     "sample": "draw samples from a checkpoint or shipped model into a file",
     "evaluate": "published metrics of a file of samples, with noise floors",
     "design": "generation towards a reward: sciflow design molecule|sequence|protein|crystal|trajectory",
+    "infer": "a process from data: sciflow infer jumps|cells",
     "convert": "official checkpoints of other projects as sciflow models",
     "data": "data sets: list, get",
     "list": "what there is: models, datasets, processes, solvers, guidance, objectives",

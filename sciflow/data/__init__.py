@@ -21,13 +21,15 @@ from pathlib import Path
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
 from sciflow.data.cards import CARDS, Carrier, DataSet
+from sciflow.data.cells import CELL_CARDS
 from sciflow.data.crystals import CRYSTAL_CARDS
+from sciflow.data.jumps import JUMP_CARDS
 from sciflow.data.sequences import SEQUENCE_CARDS
 from sciflow.data.trajectories import TRAJECTORY_CARDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATASETS: dict[str, DataSet] = {
-    card.name: card for card in [*CARDS, *SEQUENCE_CARDS, *CRYSTAL_CARDS, *TRAJECTORY_CARDS]
+    card.name: card for card in [*CARDS, *SEQUENCE_CARDS, *CRYSTAL_CARDS, *TRAJECTORY_CARDS, *JUMP_CARDS, *CELL_CARDS]
 }
 
 

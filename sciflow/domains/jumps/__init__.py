@@ -1,0 +1,1 @@
+"""Jump processes: paths of finite states in physical time, estimators of their rates, evaluation systems."""

@@ -1,0 +1,124 @@
+"""Jump processes: estimate rates from paths, simulate, judge.
+
+    import sciflow.jumps as jumps
+    paths = jumps.Paths.of(times, states)          # ragged lists, arrays, or one shared grid
+    found = jumps.estimate(paths)                  # or method="em", "hmm_em", "gibbs", "fim", "mle"
+    found.rates, found.stderr, found.timescales(), found.mfpt(), found.intervals(0.9)
+    again = found.simulate(1000, times)
+
+Names are loaded on first use; `import sciflow` does not load this module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sciflow.domains.jumps.data import Paths
+    from sciflow.domains.jumps.estimation import estimate
+    from sciflow.domains.jumps.files import read_paths
+    from sciflow.domains.jumps.implied import implied_timescales
+    from sciflow.domains.jumps.labelling import label
+    from sciflow.domains.jumps.rate_prior import GammaPrior
+    from sciflow.domains.jumps.result import Estimate
+    from sciflow.domains.jumps.sets import jump_set, true_rates
+
+_PUBLIC = {
+    "Estimate": "result",
+    "GammaPrior": "rate_prior",
+    "Paths": "data",
+    "estimate": "estimation",
+    "implied_timescales": "implied",
+    "jump_set": "sets",
+    "label": "labelling",
+    "read_paths": "files",
+    "true_rates": "sets",
+}
+__all__ = [
+    "Estimate",
+    "GammaPrior",
+    "Paths",
+    "estimate",
+    "implied_timescales",
+    "jump_set",
+    "label",
+    "read_paths",
+    "simulate",
+    "true_rates",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"sciflow.domains.jumps.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'sciflow.jumps' has no attribute {name!r}; public names: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
+
+
+def simulate(
+    rates: Any,
+    count: int,
+    *,
+    end: float | None = None,
+    times: Any = None,
+    initial: Any = None,
+    unit: str = "",
+    names: Sequence[str] = (),
+    seed: int = 0,
+) -> Paths:
+    """Exact paths of a jump process: with every jump (Gillespie), or on a grid.
+
+    Args:
+        rates: (S, S) rates of i -> j; the diagonal is ignored.
+        count: Number of paths.
+        end: Simulate every jump from time 0 to this one: `complete` paths.
+        times: (L,) not decreasing: states at these times instead.
+        initial: (S,) law of the first state; None: the stationary law.
+        unit: Of time.
+        names: Of the S states.
+        seed: Of the paths.
+
+    Raises:
+        UserError: Neither or both of `end` and `times`; rates that are negative, not finite, or not square.
+    """
+    import numpy as np
+    import torch
+
+    from sciflow.core.errors import UserError
+    from sciflow.core.markov import grid_paths
+    from sciflow.core.noise import Fresh
+    from sciflow.domains.jumps.data import Paths
+    from sciflow.domains.jumps.result import generator, stationary
+
+    if (end is None) == (times is None):
+        raise UserError("simulate: got both or none of `end` and `times`; expected one (all jumps, or a grid)")
+    F = generator(rates)
+    law = stationary(F) if initial is None else np.asarray(initial, float)
+    S = len(F)
+    if law.shape != (S,) or (law < 0).any() or not np.isclose(law.sum(), 1):
+        raise UserError(f"simulate: got an initial law {law}, expected {S} probabilities that sum to 1")
+    if times is not None:
+        grid = torch.as_tensor(np.asarray(times, float))
+        states = grid_paths(torch.from_numpy(F), torch.from_numpy(law), grid, count, Fresh(seed)).numpy()
+        return Paths.of(grid.numpy(), states, states_count=S, unit=unit, names=names)
+    from sciflow.core.grids import Physical
+    from sciflow.core.sampler import Sampler
+    from sciflow.core.state import Layout, State
+    from sciflow.processes.jump import Jump, KnownRates
+    from sciflow.solvers.gillespie import Gillespie
+
+    process, noise = Jump(S), Fresh(seed)
+    first = torch.multinomial(torch.from_numpy(law), count, replacement=True, generator=noise.generator)
+    sampler = Sampler({"s": process}, {"s": Gillespie(record=True)}, Physical(0.0, float(end)))  # type: ignore[arg-type]
+    run = sampler.run(
+        State({"s": first}, {"s": Layout(count)}), KnownRates(process, torch.from_numpy(F)), noise, steps=1
+    )
+    paths = run.memory["s"].paths()
+    return Paths(
+        paths.times.numpy(), paths.lengths.numpy(), paths.states.numpy(), None, S, unit, tuple(names), complete=True
+    )

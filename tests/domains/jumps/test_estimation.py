@@ -1,0 +1,203 @@
+"""`estimate`: closed forms, standard errors, posterior samples, warnings; the network as start and prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sciflow.jumps as jumps
+from sciflow.core.errors import UserError
+from sciflow.core.markov import generator, transition_matrices
+from sciflow.domains.jumps.counts import Transitions, transitions
+from sciflow.domains.jumps.data import Paths
+from sciflow.domains.jumps.em import Labelled, pack, pack_rows
+from sciflow.domains.jumps.fim_em import noise_test
+from sciflow.domains.jumps.gibbs import sample_rates
+from sciflow.domains.jumps.mle import mle
+from sciflow.domains.jumps.rate_prior import NONE, GammaPrior, weak_prior
+from sciflow.domains.jumps.result import Estimate
+from sciflow.domains.jumps.uncertainty import observed_information
+
+THREE = np.array([[0, 1.0, 0.5], [0.3, 0, 0.0], [0.8, 0.4, 0]])
+
+
+def names(found: Estimate) -> set[str]:
+    return {w.split(":")[0] for w in found.warnings}
+
+
+def rmse(rates: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.sqrt(np.square(pack_rows(rates) - pack_rows(truth)).mean()))
+
+
+# ------------------------------------------------------------ every jump known
+
+
+def test_mle_by_hand():
+    """One path: 0 for 2, 1 for 1, 0 for 0.5, then 1 at the end: n01 = 2, n10 = 1, T = 2.5 and 1."""
+    paths = Paths.of([[0.0, 2.0, 3.0, 3.5]], [[0, 1, 0, 1]], complete=True)
+    found = mle(paths, NONE)
+    assert found.rates[0, 1] == pytest.approx(2 / 2.5)
+    assert found.rates[1, 0] == pytest.approx(1 / 1.0)
+    assert found.stderr[0, 1] == pytest.approx(np.sqrt(2) / 2.5)
+    start = found.initial[0]
+    assert found.loglik == pytest.approx(np.log(start) + 2 * np.log(0.8) - 2.5 * 0.8 + np.log(1.0) - 1.0)
+    prior = mle(paths, GammaPrior(0.5, 1.0))
+    assert prior.rates[0, 1] == pytest.approx(2.5 / 3.5)
+    assert prior.stderr[0, 1] == pytest.approx(np.sqrt(2.5) / 3.5)
+
+
+def test_simulated_jumps_give_the_rates_back():
+    """600 Gillespie paths; every rate within 4.42 standard errors, absent edges exactly 0 with a finite bound."""
+    paths = jumps.simulate(THREE, 600, end=5.0, seed=1)
+    found = jumps.estimate(paths, prior=NONE)
+    assert found.method == "mle"
+    assert (abs(pack_rows(found.rates - THREE)) <= 4.42 * pack_rows(found.stderr)).all()
+    assert found.rates[1, 2] == 0
+    low, high = found.intervals(0.95)
+    assert low[1, 2] == 0 and 0 < high[1, 2] < 0.05
+
+
+# ------------------------------------------------------------ uncertainty
+
+
+def test_information_is_the_hessian():
+    """Against central differences of the gradient."""
+    F = generator(torch.from_numpy(THREE) + 0.1)
+    lags = torch.tensor([0.5], dtype=torch.float64)
+    model = Labelled(Transitions(lags, 200 * transition_matrices(F, lags)))
+    theta = pack(F).log()
+
+    def gradient(at: torch.Tensor) -> torch.Tensor:
+        free = at.clone().requires_grad_()
+        return torch.autograd.grad(model.value(free), free)[0]
+
+    steps = 1e-5 * torch.eye(6, dtype=torch.float64)
+    hessian = torch.stack([(gradient(theta + s) - gradient(theta - s)) / 2e-5 for s in steps])
+    found = observed_information(model.value, theta, 6)
+    assert found.identified and not found.at_zero.any()
+    assert torch.allclose(torch.linalg.inv(-hessian), found.covariance, rtol=1e-5)
+
+
+def test_errors_tend_to_those_of_complete_data():
+    """A lag far below the holding times hides nothing: relative errors are 1/sqrt(n_ij)."""
+    lags = torch.tensor([1e-3], dtype=torch.float64)
+    F = generator(torch.from_numpy(THREE) + 0.1)
+    counts = 1e6 * transition_matrices(F, lags)
+    model = Labelled(Transitions(lags, counts))
+    found = observed_information(model.value, pack(F).log(), 6)
+    assert torch.allclose(found.covariance.diagonal(), 1 / pack(counts[0]), rtol=5e-3)
+
+
+@pytest.mark.slow
+def test_coverage_of_intervals():
+    """90 % intervals over 24 data sets: 144 rates, share between .77 and .995 (binomial, false alarm 1e-5)."""
+    hits = []
+    truth = THREE + 0.2
+    for seed in range(24):
+        paths = jumps.simulate(truth, 30, times=np.arange(30) * 0.3, seed=seed)
+        low, high = jumps.estimate(paths, "em").intervals(0.9)
+        hits.append(pack_rows((low <= truth) & (truth <= high)))
+    assert 0.77 <= np.mean(hits) <= 0.995
+
+
+@pytest.mark.slow
+def test_gibbs_agrees_with_the_information():
+    """Posterior mean and deviation of bridge Gibbs against EM with the same prior: half a deviation."""
+    paths = jumps.simulate(THREE + 0.2, 100, times=np.arange(20) * 0.5, seed=3)
+    sampled, fitted = jumps.estimate(paths, "gibbs"), jumps.estimate(paths, "em")
+    assert sampled.draws is not None and sampled.draws.shape == (200, 3, 3)
+    error = pack_rows(fitted.stderr)
+    assert (abs(pack_rows(sampled.rates - fitted.rates)) < 0.5 * error).all()  # 200 correlated draws
+    assert np.allclose(pack_rows(sampled.stderr), error, rtol=0.35)
+    low, high = sampled.intervals(0.9)
+    assert (pack_rows(low) < pack_rows(sampled.rates)).all() and (pack_rows(high) > pack_rows(sampled.rates)).all()
+
+
+def test_gibbs_with_dense_data_is_the_conjugate_posterior():
+    """At a tiny lag jumps are seen: the posterior is Gamma(n + shape, T + rate), means within 5 standard errors."""
+    counts = torch.tensor([[[400.0, 30.0], [50.0, 300.0]]], dtype=torch.float64)
+    seen, prior = Transitions(torch.tensor([1e-4], dtype=torch.float64), counts), GammaPrior(0.5, 0.1)
+    draws = sample_rates(seen, prior, np.ones((2, 2)), draws=200, burn_in=10)
+    dwell = 1e-4 * counts[0].sum(1).numpy()
+    for i, j, n in ((0, 1, 30), (1, 0, 50)):
+        mean, deviation = (n + 0.5) / (dwell[i] + 0.1), np.sqrt(n + 0.5) / (dwell[i] + 0.1)
+        assert draws[:, i, j].mean() == pytest.approx(mean, abs=5 * deviation / np.sqrt(200) + 0.01 * mean)
+    with pytest.raises(UserError, match="proper posterior"):
+        sample_rates(seen, NONE, np.ones((2, 2)))
+
+
+# ------------------------------------------------------------ warnings and refusals
+
+
+def test_named_warnings():
+    grid = np.arange(6.0)
+    two_of_three = Paths.of(grid, [[0, 1, 0, 0, 1, 1]] * 3, states_count=3)
+    missing = jumps.estimate(two_of_three, "em")
+    assert "never-visited" in names(missing) and np.isfinite(missing.rates).all()
+    assert np.isinf(jumps.estimate(two_of_three, "em", prior=NONE).stderr[2, 0])
+    one = jumps.estimate(Paths.of(grid, [[0] * 6] * 3, states_count=2), "em")
+    assert "one-state data" in names(one)
+    lonely = jumps.estimate(Paths.of([[0.0], grid], [[0], [0, 1, 0, 0, 1, 1]]), "em")
+    assert "single observations" in names(lonely)
+    units = jumps.estimate(Paths.of([grid, 1000 * grid], [[0, 1, 0, 0, 1, 1]] * 2), "em")
+    assert "mixed time units" in names(units)
+
+
+def test_recrossings_depend_on_the_lag():
+    """Labels that flicker on top of slow switching: the slow scale grows with the lag; a chain's does not."""
+    slow = jumps.simulate([[0, 0.05], [0.05, 0]], 40, times=np.arange(200.0), seed=0)
+    assert "lag-dependent" not in names(jumps.estimate(slow, "em"))
+    flicker = np.random.default_rng(0).random(slow.states.shape) < 0.1  # type: ignore[union-attr]
+    noisy = Paths.of(np.arange(200.0), np.where(flicker, 1 - slow.states, slow.states))  # type: ignore[operator]
+    assert "lag-dependent" in names(jumps.estimate(noisy, "em"))
+
+
+def test_refusals():
+    grid = np.arange(3.0)
+    with pytest.raises(UserError, match="expected one of fim"):
+        jumps.estimate(Paths.of(grid, [[0, 1, 0]]), "maximum")
+    with pytest.raises(UserError, match="one-state data"):
+        jumps.estimate(Paths.of(grid, [[0, 0, 0]]), "em")
+    with pytest.raises(UserError, match="every jump"):
+        jumps.estimate(Paths.of(grid, [[0, 1, 0]]), "mle")
+    with pytest.raises(UserError, match='expected method "mle"'):
+        jumps.estimate(Paths.of(grid, [[0, 1, 0]], complete=True), "em")
+
+
+# ------------------------------------------------------------ default
+
+
+def test_noise_is_found_and_only_where_it_is():
+    clean = jumps.simulate(THREE, 100, times=np.arange(24) * 0.25, seed=0)
+    replaced = np.random.default_rng(0).random(clean.states.shape) < 0.05  # type: ignore[union-attr]
+    labels = np.where(replaced, np.random.default_rng(1).integers(0, 3, replaced.shape), clean.states)  # type: ignore
+    noisy = Paths.of(clean.times[0], labels, states_count=3)
+    for paths, expected in ((clean, False), (noisy, True)):
+        rates = jumps.estimate(paths, "em").rates
+        assert bool(noise_test(paths, rates, weak_prior(paths), rates) > 0) is expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 30, 300])
+def test_default_is_as_good_as_both(data_dir: Path, count: int):
+    """Mean RMSE over 5 draws of the ratchet: no worse than EM with its prior and the network, within 3 %."""
+    del data_dir
+    full, truth = jumps.jump_set("dfr_V1"), jumps.true_rates("dfr_V1")
+    errors: dict[str, list[float]] = {}
+    for seed in range(5):
+        paths = full.take(np.random.default_rng(seed).choice(len(full), count, replace=False))
+        for method in ("fim+em", "em", "fim"):
+            errors.setdefault(method, []).append(rmse(jumps.estimate(paths, method).rates, truth))
+    best = min(np.mean(errors["em"]), np.mean(errors["fim"]))
+    assert np.mean(errors["fim+em"]) <= 1.03 * best
+
+
+def test_counts_of_windows(data_dir: Path):
+    """A lag of one spacing is no lag at all."""
+    del data_dir
+    paths = jumps.jump_set("dfr_V1").take(range(20))
+    assert np.allclose(jumps.estimate(paths, "em", lag=2.5 / 99).rates, jumps.estimate(paths, "em").rates)
+    assert float(transitions(paths).total.sum()) == 20 * 99

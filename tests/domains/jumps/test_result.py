@@ -1,0 +1,150 @@
+"""The result object: what follows from rates, JSON, Hellinger distance with its floor, Chapman-Kolmogorov test."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import sciflow.jumps as jumps
+from sciflow.core.errors import UserError
+from sciflow.domains.jumps.data import Paths
+from sciflow.domains.jumps.judging import distance
+from sciflow.domains.jumps.result import Estimate, relaxation, stationary
+from sciflow.domains.jumps.systems import flashing_ratchet
+
+LAW = np.array([0.301192, 0.136542, 0.062267, 0.200298, 0.159135, 0.140567])  # V = 1, section 8a
+GRID = np.linspace(0, 2.5, 20)
+
+
+def exact(rates: np.ndarray, **others: object) -> Estimate:
+    return Estimate.of(rates, stationary(rates), "known", **others)  # type: ignore[arg-type]
+
+
+def test_golden_values_of_the_ratchet():
+    found = exact(flashing_ratchet(1.0))
+    assert np.allclose(found.stationary(), LAW, atol=1e-5)
+    assert np.allclose(found.timescales(), [0.5, 0.349645, 0.280561, 0.205034, 0.158854], atol=1e-5)
+    assert np.allclose(found.mfpt()[0], [0, 2.0535, 2.9653, 1.3307, 2.3831, 2.7266], atol=1e-4)
+    assert found.entropy_production() == pytest.approx(0.179194, abs=1e-5)
+    assert found.one_way_edges() == []
+    assert np.isinf(found.periods()).all()
+
+
+def test_a_cycle_oscillates_and_goes_one_way():
+    """0 -> 1 -> 2 -> 0 at rate 1: eigenvalues -3/2 +- i sqrt(3)/2."""
+    found = exact(np.array([[0, 1.0, 0], [0, 0, 1.0], [1.0, 0, 0]]))
+    assert np.allclose(found.timescales(), 2 / 3)
+    assert np.allclose(found.periods(), 2 * np.pi / np.sqrt(0.75))
+    assert found.one_way_edges() == [(0, 1), (1, 2), (2, 0)]
+    assert found.entropy_production() == 0.0
+
+
+def test_states_without_rates_have_no_weight():
+    found = exact(np.array([[0, 1.0, 0], [3.0, 0, 0], [0, 0, 0.0]]))
+    assert np.allclose(found.stationary(), [0.75, 0.25, 0])
+    assert np.isinf(found.mfpt()[0, 2])
+
+
+def test_intervals_of_functions_follow_the_delta_method():
+    """Independent relative errors of 2 % on the rates of two states: relaxation time and law by hand."""
+    covariance = np.diag([4e-4, 4e-4])
+    found = exact(np.array([[0, 1.0], [3.0, 0]]), log_covariance=covariance, slopes=np.zeros(2))
+    assert np.allclose(found.stderr, [[0.02, 0.02], [0.06, 0.06]])
+    low, high = found.intervals(0.6827, of=relaxation, count=2000)
+    assert (high - low) / 2 == pytest.approx(0.25 * 0.02 * np.hypot(1, 3) / 4, rel=0.1)
+    low, high = found.intervals(0.6827, of=stationary, count=2000)
+    assert np.allclose((high - low) / 2, 0.75 * 0.25 * 0.02 * np.sqrt(2), rtol=0.1)
+    low, high = found.intervals(0.9)
+    assert np.isnan(low[0, 0]) and 3 - low[1, 0] == pytest.approx(1.645 * 0.06, rel=0.03)
+    with pytest.raises(UserError, match="expected between 0 and 1"):
+        found.intervals(90)
+    with pytest.raises(UserError, match="no uncertainty"):
+        exact(np.array([[0, 1.0], [3.0, 0]])).intervals()
+
+
+def test_json_has_the_promised_keys():
+    rates = np.array([[0, 1.0, 0], [0, 0, 1.0], [1.0, 0, 0]])
+    text = (
+        exact(rates, log_covariance=np.eye(6), slopes=np.array([0, 5.0, 5.0, 0, 0, 5.0]))
+        .warned("a: b", "a: b")
+        .to_json()
+    )
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    promised = {"rates", "stderr", "initial", "stationary", "timescales", "mfpt", "noise_rate", "loglik", "warnings"}
+    assert promised <= set(content)
+    assert content["warnings"] == ["a: b"]
+    assert np.shape(content["rates"]) == np.shape(content["stderr"]) == np.shape(content["mfpt"]) == (3, 3)
+    assert content["stderr"][0][2] == pytest.approx(0.2)
+
+
+# ------------------------------------------------------------ against data
+
+
+def test_hellinger_of_laws():
+    assert distance(LAW, np.array([1, 1, 1, 1, 1, 1]) / 6) == pytest.approx(0.156828, abs=1e-6)  # V = 1 against V = 0
+    assert distance(LAW, LAW) == 0
+
+
+def test_hellinger_of_equal_laws_is_its_floor():
+    """Section 14.7: data of the estimate itself are at the floor, data of another law far above it."""
+    found = exact(flashing_ratchet(1.0))
+    same = found.hellinger(found.simulate(400, GRID, seed=1), sets=20)
+    assert same.score == pytest.approx(same.floor, rel=0.2)
+    assert same.floor == pytest.approx(np.sqrt(5 / 1600), rel=0.1)  # sqrt((S - 1)/(4 n))
+    assert same.exact == pytest.approx(same.floor / np.sqrt(2), rel=0.3)
+    other = found.hellinger(exact(flashing_ratchet(0.0)).simulate(400, GRID, seed=1), sets=5)
+    assert other.score == pytest.approx(0.156828, abs=0.02)
+    assert other.score > other.floor + 10 * other.deviation
+
+
+def test_hellinger_with_irregular_grids_and_wrong_labels():
+    random = np.random.default_rng(0)
+    found = Estimate.of(flashing_ratchet(1.0), LAW / LAW.sum(), "known", noise_rate=0.2)
+    states = found.simulate(300, np.arange(40) * 0.1, seed=2).states
+    assert states is not None
+    labels = np.where(random.random(states.shape) < 0.24, random.integers(0, 6, states.shape), states)  # 0.24 * 5/6
+    rows = [np.sort(random.choice(40, 20, replace=False)) for _ in range(300)]
+    paths = Paths.of([row * 0.1 for row in rows], [labels[k, row] for k, row in enumerate(rows)], states_count=6)
+    score = found.hellinger(paths, sets=10)
+    assert score.score == pytest.approx(score.floor, rel=0.1)
+
+
+def test_chapman_kolmogorov():
+    """40 paths of 200 points of the chain itself: no z of 36 beyond 5.1 (false alarm 1e-5 if normal)."""
+    rates = np.array([[0, 1.0, 0.5], [0.3, 0, 0.2], [0.8, 0.4, 0]])
+    found = exact(rates)
+    paths = found.simulate(40, np.arange(200) * 0.25, seed=4)
+    test = found.ck_test(paths, lags=[0.25, 0.5, 1.0, 2.0])
+    assert test.predicted.shape == (4, 3, 3)
+    assert np.allclose(test.observed.sum(2), 1)
+    assert test.largest_z < 5.1
+    assert exact(1.5 * rates).ck_test(paths).largest_z > 7
+
+
+# ------------------------------------------------------------ simulation
+
+
+def test_simulation_on_a_grid_and_with_every_jump_agree():
+    """Law at t = 1 from state 0 of 4000 paths each, within 4.42 standard errors of exp(F t)."""
+    F, first = flashing_ratchet(1.0), np.eye(6)[0]
+    truth = np.array([0.37088, 0.13653, 0.06026, 0.19925, 0.12540, 0.10768])
+    grid = jumps.simulate(F, 4000, times=[0.0, 1.0], initial=first, seed=0)
+    every = jumps.simulate(F, 4000, end=1.0, initial=first, seed=0)
+    assert every.complete and not grid.complete
+    last = np.take_along_axis(every.states, every.lengths[:, None] - 1, 1)[:, 0]  # type: ignore[arg-type]
+    for states in (grid.states[:, 1], last):  # type: ignore[index]
+        share = np.bincount(states, minlength=6) / 4000
+        assert (abs(share - truth) < 4.42 * np.sqrt(truth * (1 - truth) / 4000)).all()
+
+
+def test_simulation_refuses():
+    with pytest.raises(UserError, match="expected one"):
+        jumps.simulate(np.ones((2, 2)), 3)
+    with pytest.raises(UserError, match="negative"):
+        jumps.simulate(np.array([[0, -1.0], [1, 0]]), 3, end=1.0)
+    with pytest.raises(UserError, match="square"):
+        jumps.simulate(np.ones((2, 3)), 3, end=1.0)
+    with pytest.raises(UserError, match="sum to 1"):
+        jumps.simulate(np.ones((2, 2)), 3, end=1.0, initial=[0.5, 0.6])
