@@ -28,6 +28,13 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"core", "networks", "model", "sampling", "streaming"},
     "domains": {"core", "networks", "metrics", "data"},
 }
+# Methods that alternate between paths and models are their own training: they name processes and solvers, and nothing
+# of the Lightning side but the learning rates.
+ROOMS: dict[str, set[str]] = {
+    "training.schrodinger": {
+        *("core", "networks", "couplings", "processes", "solvers", "metrics", "training.schedules"),
+    },
+}
 TORCH_ONLY = ("core", *METHODS, "networks")  # at module level these load torch and the standard library, nothing else
 
 
@@ -77,6 +84,9 @@ def violations(sources: Mapping[str, str]) -> list[str]:
             elif here[0] == package == "domains":
                 if room not in (here[1], "base", "designing") and (here[1], room) != ("molecules", "graphs"):
                     found.append(f"{path} imports {name}: a domain never imports another (but molecules -> graphs)")
+            elif own := ROOMS.get(".".join(here)):
+                if not {package, f"{package}.{room}"} & {*own, ".".join(here)}:
+                    found.append(f"{path} imports {name}: {'.'.join(here)} may import {', '.join(sorted(own))}")
             elif package != here[0] and package not in ALLOWED[here[0]]:
                 allowed = ", ".join(sorted({here[0], *ALLOWED[here[0]]}))
                 found.append(f"{path} imports {name}: {here[0]} may import {allowed}")
@@ -106,6 +116,9 @@ def test_import_rules():
         ("sciflow/domains/graphs/codec.py", "def f():\n    from sciflow.solvers.heun import Heun"),
         ("sciflow/domains/base.py", "from sciflow.domains.graphs import codec"),
         ("sciflow/training/denoising.py", "from sciflow.processes.gaussian import GaussianProcess"),
+        ("sciflow/training/schrodinger/result.py", "from sciflow.domains.cells import data"),
+        ("sciflow/training/schrodinger/result.py", "from sciflow.training import denoising"),
+        ("sciflow/training/schrodinger/result.py", "from sciflow.guidance.svdd import SVDD"),
         ("sciflow/report/page.py", "import sciflow.cli.main"),
     ],
 )
@@ -121,6 +134,8 @@ def test_planted_breaches_are_found(path: str, source: str):
         ("sciflow/solvers/adaptive.py", "from sciflow.solvers.heun import Heun\nfrom .euler_ode import EulerODE"),
         ("sciflow/domains/molecules/codec.py", "import rdkit\nfrom sciflow.domains.graphs import codec"),
         ("sciflow/domains/graphs/data.py", "from sciflow.domains.base import SciDataModule"),
+        ("sciflow/training/schrodinger/result.py", "from sciflow.processes.drift import Drift"),
+        ("sciflow/training/schrodinger/result.py", "from sciflow.training.schrodinger.engine import Engine"),
         ("sciflow/cli/main.py", "from sciflow.cli import sample\nimport sciflow.domains.graphs"),
     ],
 )

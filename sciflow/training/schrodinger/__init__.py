@@ -1,0 +1,1 @@
+"""Schrodinger bridges through snapshots of a population, with iterative refinement of the reference (SBIRR)."""
