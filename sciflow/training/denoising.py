@@ -38,7 +38,8 @@ class Denoising(LightningModule):
 
     Args:
         processes: Field -> process.
-        network: Network; if it has `build(features)`, it gets the data's feature counts when training starts.
+        network: Network; if it has `build(features)`, it gets the data's feature counts when training starts, and
+            parts of it with `fit_to(samples)` get the training samples.
         objectives: Field -> objective.
         sampling: Default sampling plan, stored in checkpoints.
         time_law: Law of training clocks.
@@ -82,6 +83,9 @@ class Denoising(LightningModule):
         build = getattr(self.model.denoiser.network, "build", None)
         if build is not None:
             build(data.features)
+        for part in list(self.model.denoiser.network.modules()):
+            if hasattr(part, "fit_to"):  # closed-form parts
+                part.fit_to(data.samples["train"])  # type: ignore[operator]
 
     def losses(self, batch: State, noise: Fresh, clocks: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of each field per sample, {field: (B,)}.

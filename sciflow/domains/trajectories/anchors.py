@@ -84,6 +84,10 @@ class Anchor(nn.Module, Configurable, ABC):
     def anchor(self, state: State) -> Tensor:
         """(N, T, D), of which the frames to be generated are used; `state` has "observed", "times" and "seen"."""
 
+    def predict(self, state: State) -> tuple[Tensor, Tensor | None]:
+        """The anchor, and the error (N, T, 1) that it expects of itself; None: it does not say."""
+        return self.anchor(state), None
+
 
 class Origin(Anchor):
     """0: not equivariant under translations, for ablation."""

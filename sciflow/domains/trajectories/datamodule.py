@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from sciflow.core.noise import PRIOR, PerSample
 from sciflow.core.state import Layout, State
 from sciflow.domains.base import AtomBatches, EpochOrder, Samples, ScienceData
-from sciflow.domains.trajectories.codec import ATOMS, PAIRS, TrajectoryCodec, upper
+from sciflow.domains.trajectories.codec import ATOMS, PAIRS, TrajectoryCodec, square, upper
 from sciflow.domains.trajectories.data import Trajectory
 from sciflow.domains.trajectories.sets import trajectory_set
 from sciflow.domains.trajectories.windows import SHARES, Forecast, MaskLaw
@@ -87,6 +87,18 @@ class TrajectoryWindows:
     def __len__(self) -> int:
         """Number of windows."""
         return len(self.places[0])
+
+    def segments(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What the windows show of each run: frames (F, N, D) at their stride, features (N, F) and pairs (N, N, E)."""
+        data, (runs, starts) = self.runs, self.places
+        for run in np.unique(runs):
+            atoms, first, last = int(data.atoms[run]), starts[runs == run].min(), starts[runs == run].max()
+            count = last - first + (self.frames - 1) * self.stride + 1
+            row = data.first_row[run] + first * atoms
+            frames = data.rows[row : row + count * atoms].reshape(count, atoms, -1)[:: self.stride]
+            feature, pair = data.first_feature[run], data.first_pair[run]
+            pairs = data.pairs[pair : pair + atoms * (atoms - 1) // 2]
+            yield frames, data.features[feature : feature + atoms], square(pairs, atoms)
 
     def batch(self, indices: Sequence[int], epoch: int = 0) -> State:
         """The chosen windows with the masks of an epoch."""

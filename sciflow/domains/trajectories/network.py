@@ -50,7 +50,7 @@ class EGTN(nn.Module, Configurable):
         atoms: Number of atom features; None: taken from the data.
         pairs: Number of pair features; None: taken from the data.
         anchor: Anchor of conditional models; None: unconditional, predictions have zero mean.
-        scale: Residual scale; None: 1.
+        scale: Residual scale; None: the error that the anchor expects of itself if it does, else 1.
         hidden: Width H.
         layers: Number of blocks.
         waves: Sinusoids of time differences.
@@ -107,11 +107,13 @@ class EGTN(nn.Module, Configurable):
         layout = state.layouts["pos"]
         if layout.anchor is not None or layout.scale is not None:
             return state
-        anchor = torch.zeros_like(state["pos"])
+        anchor, scale = torch.zeros_like(state["pos"]), None
         if self.anchor is not None:
             seen = (state.cond["seen"] > 0)[layout.index][:, :, None]
-            anchor = torch.where(seen, state["observed"], self.anchor.anchor(state))
-        scale = None if self.scale is None else self.scale(state, anchor)
+            expected, scale = self.anchor.predict(state)
+            anchor = torch.where(seen, state["observed"], expected)
+        if self.scale is not None:
+            scale = self.scale(state, anchor)
         placed = replace(layout, anchor=None if self.anchor is None else anchor, scale=scale)
         return replace(state, layouts={**state.layouts, "pos": placed})
 

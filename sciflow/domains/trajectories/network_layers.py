@@ -119,7 +119,7 @@ class SpatialLayer(nn.Module):
             functional.linear(h, end),
             functional.linear(graph.features, edge, self.edge_in.bias),
             torch.cat([distance, distance]),
-            square[:, 0],
+            square[:, 0].contiguous(),  # a strided vector would be eight times slower to add
             *(v for layer in (self.edge_out, self.coord_in, self.coord_out) for v in (layer.weight, layer.bias)),
             graph.receivers,
             graph.senders,
