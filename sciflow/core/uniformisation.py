@@ -138,4 +138,5 @@ def _poisson(mean: Tensor) -> Tensor:
         terms += 1
     m = torch.arange(terms, dtype=mean.dtype, device=mean.device)
     mean = mean[..., None]
-    return (torch.special.xlogy(m, mean) - mean - torch.lgamma(m + 1)).exp()
+    some = torch.where(mean > 0, mean, 1.0)  # derivatives at mean 0 (two observations at one time) stay finite
+    return torch.where(mean > 0, (m * some.log() - some - torch.lgamma(m + 1)).exp(), (m == 0).to(mean))

@@ -184,7 +184,8 @@ def dwell_picture(
         axes.plot(grid, np.exp(-exits[k] * grid), "--", color=colour, lw=1)
     lowest = min((shares[shares > 0].min() for _, _, shares in curves), default=1e-3)
     axes.set(xlabel=axis("dwell time", unit), ylabel="share still there", yscale="log", ylim=(0.5 * lowest, 1.3))
-    axes.legend(fontsize=7, ncols=2)
+    if curves:
+        axes.legend(fontsize=7, ncols=2)
     return image(made, "steps: data (Kaplan-Meier); dashed: exp(F_ii t) of the estimate")
 
 

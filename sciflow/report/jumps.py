@@ -38,7 +38,7 @@ def state_table(found: Estimate, paths: Paths) -> Table:
     """The states: share of the observations, stationary law with interval, initial law, mean dwell time."""
     law, known = found.stationary(), found.log_covariance is not None or found.draws is not None
     low, high = found.intervals(LEVEL, stationary) if known else (None, None)
-    share = None if paths.states is None else np.bincount(paths.states[paths.mask], minlength=found.states)
+    share = None if paths.states is None else _occupied(paths, found.states)
     rows = []
     for s in range(found.states):
         band = None if low is None or high is None else f"{low[s]:.3g} - {high[s]:.3g}"
@@ -50,6 +50,14 @@ def state_table(found: Estimate, paths: Paths) -> Table:
     columns = ["state", *([] if found.means is None else ["level"]), "share of data", "stationary", "90 %", "initial"]
     unit = f" [{found.unit}]" if found.unit else ""
     return Table([*columns, f"mean dwell time{unit}"], rows)
+
+
+def _occupied(paths: Paths, states: int) -> np.ndarray:
+    """Observations in each state, or the time spent there where every jump is known."""
+    assert paths.states is not None
+    if paths.complete:
+        return np.bincount(paths.states[:, :-1].ravel(), np.diff(paths.times, axis=1).ravel(), minlength=states)
+    return np.bincount(paths.states[paths.mask], minlength=states)
 
 
 def rate_table(found: Estimate) -> Table:

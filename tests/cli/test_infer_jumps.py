@@ -73,6 +73,25 @@ def test_signal_is_labelled_or_modelled(command, tmp_path):
     assert command("infer", "jumps", tmp_path / "trace.npz", "--method", "em", "--label", "kmeans", *given)[0] == 0
 
 
+@pytest.mark.slow
+def test_times_of_its_own_for_every_path(command, tmp_path):
+    """Irregular times, paths of one observation, every lag different: default method, page without lag tests."""
+    noise, rows = np.random.default_rng(0), []
+    for k in range(60):
+        times = np.sort(20 * noise.random(noise.integers(1, 15)))
+        states = simulate(TRUTH, 1, times=times, seed=k).states[0]
+        rows += [f"{k},{t:.4f},{'AB'[x]}" for t, x in zip(times, states, strict=True)]
+    (tmp_path / "irregular.csv").write_text("path,time [s],state\n" + "\n".join(rows))
+    for method in ("fim+em", "hmm_em"):
+        words = (tmp_path / "irregular.csv", "--method", method, "--out", tmp_path / "rates.json")
+        code, _, err = command("infer", "jumps", *words, "--report", tmp_path / "report.html")
+        assert code == 0, err
+        found = json.loads((tmp_path / "rates.json").read_text())
+        assert found["names"] == ["A", "B"] and any("single observations" in one for one in found["warnings"])
+        np.testing.assert_allclose(found["rates"], TRUTH, atol=0.5)  # 400 labels a time scale apart: error about .1
+        assert "Not tested" in (tmp_path / "report.html").read_text()
+
+
 def test_warnings_are_printed(command, tmp_path):
     path = tmp_path / "one.csv"
     path.write_text("time,state\n" + "".join(f"{t},0\n" for t in range(9)))

@@ -114,3 +114,16 @@ def test_uniformised_batches_and_entries_of_a_rare_jump():
     P = uniformised(generator(rates), torch.tensor([1e-4, 1.0], dtype=F64))
     assert P.shape == (2, 2, 4, 4) and torch.equal(P[1], torch.eye(4, dtype=F64).expand(2, 4, 4))
     assert float(P[0, 0, 0, 3]) == pytest.approx(1e-12 / 6, rel=1e-3)
+
+
+def test_derivatives_at_lag_zero_are_zero():
+    """P(0) = 1 whatever the rates: first and second derivatives vanish there and are finite at the other lags."""
+    F = generator(torch.tensor([[0.0, 0.4, 0.1], [0.2, 0.0, 0.4], [0.1, 0.3, 0.0]], dtype=torch.float64))
+    F.requires_grad_()
+    (slope,) = torch.autograd.grad(uniformised(F, torch.tensor([0.0, 0.7]).double())[0].square().sum(), F)
+    assert (slope == 0).all()
+    (slope,) = torch.autograd.grad(
+        uniformised(F, torch.tensor([0.0, 0.7]).double()).square().sum(), F, create_graph=True
+    )
+    (curvature,) = torch.autograd.grad(slope.sum(), F)
+    assert slope.isfinite().all() and curvature.isfinite().all()

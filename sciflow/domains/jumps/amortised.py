@@ -23,7 +23,7 @@ from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
 from sciflow.domains.jumps.batch import PathBatch
 from sciflow.domains.jumps.data import Paths
-from sciflow.domains.jumps.network import PairNetwork, RateLaw
+from sciflow.domains.jumps.network import RateLaw
 from sciflow.domains.jumps.result import Estimate
 from sciflow.domains.jumps.windows import windows
 
@@ -89,7 +89,6 @@ def _estimates(law: RateLaw, systems: Sequence[Paths]) -> Iterator[Estimate]:
     draws = law.sample(DRAWS, torch.Generator().manual_seed(0)).numpy()
     mean, deviation = law.mean().double().numpy(), law.deviation().double().numpy()
     initial, flips = law.initial.double().softmax(-1).numpy(), law.flips().tolist()
-    exits = (law.mean().sum((1, 2)) / law.n_states * law.window).tolist()  # jumps in the longest path
     for row, paths in enumerate(systems):
         S = paths.states_count
         estimate = Estimate.of(
@@ -98,12 +97,13 @@ def _estimates(law: RateLaw, systems: Sequence[Paths]) -> Iterator[Estimate]:
             "fim",
             draws=draws[:, row, :S, :S],
             noise_rate=flips[row],
-            warnings=(*paths.warnings, *_outside(S, exits[row])),
+            warnings=paths.warnings,
             unit=paths.unit,
             names=paths.names,
         )
         stderr = np.where(np.eye(S, dtype=bool), estimate.stderr, deviation[row, :S, :S])
-        yield replace(estimate, stderr=stderr)
+        jumps = -float(estimate.stationary() @ estimate.rates.diagonal()) * float(law.window[row])
+        yield replace(estimate, stderr=stderr).warned(*_outside(S, jumps))
 
 
 def _outside(states: int, jumps: float) -> Iterator[str]:
@@ -165,6 +165,3 @@ def load_network(source: str | Path = SHIPPED) -> nn.Module:
     network = from_config(config["network"])
     network.load_state_dict({name: value.float() for name, value in weights.items()})
     return network.eval()
-
-
-__all__ = ["SHIPPED", "PairNetwork", "infer_many", "infer_rates", "load_network", "save_network"]

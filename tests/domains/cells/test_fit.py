@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sciflow.core.errors import UserError
+from sciflow.domains.cells.adata import dense
 
 pytest.importorskip("ot")
 cells = pytest.importorskip("sciflow.cells")
@@ -229,15 +230,17 @@ def test_bad_data_is_named(genes_adata):
 
 
 def test_real_cells_in_genes(data_dir):
-    """250 cells of reprogramming, 1,479 genes: components by scikit-learn, a bridge, genes at cells decoded from them."""
+    """250 cells of reprogramming, 1,479 genes: components by scikit-learn, a bridge, genes decoded from them."""
     from sklearn.decomposition import PCA
 
     adata = anndata.read_h5ad(data_dir / "singlecell" / "reprogramming_250.h5ad")
-    pca = PCA(10, random_state=0).fit(adata.X.toarray())
-    adata.obsm["X_pca"], adata.varm["PCs"] = pca.transform(adata.X.toarray()), pca.components_.T
+    table = dense(adata.X)
+    pca = PCA(10, random_state=0).fit(table)
+    loadings = np.asarray(pca.components_)
+    adata.obsm["X_pca"], adata.varm["PCs"] = pca.transform(table), loadings.T
     fit = cells.evaluate(cells.bridge(adata, time_key="day", holdout=[10.5], dt=0.1), n=100)
     assert fit.cells.times.tolist() == [10, 10.5, 11] and fit.cells.decoder is not None
-    gene = adata.var_names[int(np.argmax(np.abs(pca.components_[0])))]
+    gene = adata.var_names[int(np.argmax(np.abs(loadings[0])))]
     trends = cells.gene_trends(fit, [gene], n=60)
     early = pca.inverse_transform(fit.cells.points[0])[:, adata.var_names.get_loc(gene)]
     # the first points of 60 paths are cells, drawn with equal weights: standard error of the mean, 4.42 of them

@@ -55,22 +55,24 @@ def test_noise_rate_and_rates_with_noise(ratchet: Paths):
         states = np.where(hit, generator.integers(0, 6, part.states.shape), part.states)[:, ::2]
         found = infer_rates(Paths.of(part.times[0, ::2], states, states_count=6))
         errors.append(rmse(found.rates, truth)), flips.append(found.noise_rate)
-    assert np.mean(errors) <= 0.16  # the pair statistics lose to the hidden-chain EM (0.10), which follows by default
+    assert np.mean(errors) <= 0.13
     assert abs(np.mean(flips) - 0.0833) < 0.01
 
 
 @pytest.mark.slow
 def test_intervals_cover_on_the_prior():
-    """90 % intervals hold 80 to 97 % of the true rates, at each number of paths and each grid, 3 noise levels."""
+    """90 % intervals hold 80 to 97 % of the true rates at each number of paths, over both grids and 3 noise levels."""
     network = load_network()
     for paths in (1, 30, 300):
+        inside = []
         for grid in (Regular(), Irregular()):
-            tasks = JumpTasks([PublishedPrior()], [grid], (paths, paths), (0.0, 0.01, 0.1), batch_size=64)
+            tasks = JumpTasks([PublishedPrior()], [grid], (paths, paths), (0.0, 0.01, 0.1), batch_size=128)
             batch, truth = tasks.batch(Generator().manual_seed(11))
             with torch.inference_mode():
                 law = network(batch)
-            inside = (law.quantile(0.05) <= truth.rates) & (truth.rates <= law.quantile(0.95))
-            assert 0.80 < float(inside[truth.edges].double().mean()) < 0.97, (paths, grid)
+            held = (law.quantile(0.05) <= truth.rates) & (truth.rates <= law.quantile(0.95))
+            inside.append(held[truth.edges].double())
+        assert 0.80 < float(torch.cat(inside).mean()) < 0.97, paths
 
 
 def test_the_estimate_is_whole(ratchet: Paths):

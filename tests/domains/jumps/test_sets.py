@@ -62,7 +62,10 @@ def test_receptor_openings():
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize(("lag", "microseconds"), [(0.2, 0.21), (10, 0.46), (50, 0.84), (100, 1.04)])
+@pytest.mark.parametrize(
+    ("lag", "microseconds"),
+    [(0.2, 0.21), *(pytest.param(*one, marks=pytest.mark.slow) for one in [(10, 0.46), (50, 0.84), (100, 1.04)])],
+)
 def test_folding_time_scales(lag, microseconds):
     """HP35 in two states, closed form: the figures of the specification, in their two digits."""
     seen, _ = at_lag(jump_set("hp35_two_state"), lag)

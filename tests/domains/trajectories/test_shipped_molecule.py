@@ -1,4 +1,4 @@
-"""The shipped ethanol models against what needs no model."""
+"""The shipped ethanol model against what needs no model."""
 
 from __future__ import annotations
 
@@ -34,17 +34,3 @@ def test_single_samples_are_better_than_naive_forecasts(data_dir, law, naive):
     ]
     gain = errors[1] - errors[0]
     assert gain.mean() > 4 * gain.std(ddof=1) / 24**0.5
-
-
-@pytest.mark.slow
-def test_free_trajectories_hold_together():
-    """Bonds of 16 trajectories: the median is within 3 % of the usual length of each kind."""
-    model = sciflow.load("ethanol-free")
-    drawn = model.generate(torch.arange(16), 0)
-    codec = model.codec
-    assert codec is not None
-    positions = np.stack([one.positions for one in codec.to_objects(drawn)])
-    usual = {(0, 1): 1.52, (1, 2): 1.42, (0, 3): 1.10, (1, 6): 1.11, (2, 8): 0.97}
-    for (i, j), length in usual.items():
-        found = np.median(np.linalg.norm(positions[:, :, i] - positions[:, :, j], axis=-1))
-        assert abs(found / length - 1) < 0.03, (i, j, found)
