@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sciflow.core.errors import UserError, require
+from sciflow.core.errors import UserError
 from sciflow.domains.jumps.data import Paths
 
 ROLES = {  # role -> names of columns, in order of preference; units after an underscore or in brackets are split off
@@ -65,8 +65,9 @@ def read_paths(
     if name.endswith((".npz", ".npy")):
         return _archive(path, columns or {}, unit, spacing, states, complete)
     if name.endswith(".h5ad"):
-        stored = require("anndata", "cells").read_h5ad(path, backed="r")
-        return read_paths(stored.obs, columns=columns, unit=unit, states=states, complete=complete)
+        import anndata
+
+        return read_paths(anndata.read_h5ad(path, backed="r").obs, columns=columns, unit=unit, states=states, complete=complete)
     if not name.endswith(TABLES):
         raise UserError(f"{path}: unknown ending; expected {', '.join([*TABLES, '.npz', '.npy', '.h5ad'])}")
     table = _text_table(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sciflow.core.errors import UserError, require
+from sciflow.core.errors import UserError
 from sciflow.domains.jumps.data import Paths
 
 MOST_FITTED = 100_000  # values that a clustering sees; labels are given to all
@@ -129,7 +129,6 @@ def _amplitude(values: np.ndarray, states: int, seed: int) -> tuple[np.ndarray, 
 
 
 def _kmeans(values: np.ndarray, states: int, seed: int) -> tuple[np.ndarray, list[str]]:
-    require("sklearn", "jumps")
     from sklearn.cluster import KMeans
 
     centres = KMeans(states, random_state=seed).fit(_sample(values, seed)).cluster_centers_[:, 0]
@@ -153,7 +152,6 @@ def _fitted_mixture(values: np.ndarray, states: int, seed: int) -> tuple[Any, np
 
     One starts from k-means, the other from levels evenly spaced over the amplitude, which finds a rare level.
     """
-    require("sklearn", "jumps")
     from sklearn.mixture import GaussianMixture
 
     sample, floor, fits = _sample(values, seed), 1e-6 * values.var(), []

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciflow.core.errors import UserError, require
+from sciflow.core.errors import UserError
 from sciflow.core.noise import Fresh
 from sciflow.networks.references import Reference
 from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, interval_grid
@@ -155,7 +155,8 @@ class IPFLaw(PathLaw):
 
     def coupling(self, k: int) -> Tensor:
         """One path from each cell of snapshot k; its end is assigned to the cells of k + 1 by exact transport."""
-        ot = require("ot", "cells")
+        import ot
+
         a, b = self.snapshots.weights[k : k + 2]
         cost = ot.dist(self.ends[k].numpy(), self.snapshots.points[k + 1])
         return torch.as_tensor(ot.emd(a, b, cost))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Generator
 
+import sciflow
 from sciflow.core.errors import UserError
 from sciflow.domains.jumps.amortised import infer_many, infer_rates, load_network, save_network
 from sciflow.domains.jumps.data import Paths
@@ -205,3 +206,8 @@ def test_published_experiment_takes_a_step(tmp_path: Path, monkeypatch: pytest.M
     assert main([*words, "--trainer.enable_progress_bar", "false"]) == 0
     (checkpoint,) = tmp_path.rglob("last.ckpt")
     assert sum(p.numel() for p in load_network(checkpoint).parameters()) == 3_467_830
+
+
+def test_it_does_not_sample():
+    with pytest.raises(UserError, match="infers and does not sample; use .*infer_rates"):
+        sciflow.load("jumps-fim")

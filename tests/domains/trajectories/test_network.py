@@ -121,7 +121,7 @@ def test_shifts_change_nothing_but_the_anchor(anchor):
 @anchors
 def test_a_thousand_away_in_float32(anchor):
     """Positions in steps of 2^-12 are the same numbers plus 1000 in float32; the network loses no digit by it."""
-    net = network(anchor, torch.float32, hidden=128, layers=6, waves=32, zero_init=True)
+    net = network(anchor, dtype=torch.float32, hidden=128, layers=6, waves=32, zero_init=True)
     for name, weight in net.named_parameters():
         if name.endswith(("coord_out.weight", "x_out.weight")):
             torch.nn.init.normal_(weight, std=0.02)
