@@ -133,7 +133,7 @@ def measured(name: str, method: str, folder: Path, python: str, seed: int) -> di
     else:
         with tempfile.TemporaryDirectory() as scratch:
             problem, result = Path(scratch) / "problem.npz", Path(scratch) / "result.npz"
-            points = {f"X{k}": x for k, x in enumerate(train.points)}
+            points: dict[str, Any] = {f"X{k}": x for k, x in enumerate(train.points)}
             settings: dict[str, Any] = {"sigma": task.sigma, "samples": SAMPLES, "seed": seed}
             np.savez(problem, times=train.times, held=held.times, **settings, **points)
             if reason := peer(python, method, problem, result):

@@ -23,7 +23,7 @@ def moscot(clouds, times, held, sigma, samples, draw):
     """TemporalProblem (entropic OT, epsilon 1e-3 of the mean cost), then linear interpolation."""
     import anndata
     import pandas as pd
-    from moscot.problems.time import TemporalProblem
+    from moscot.problems.time import TemporalProblem  # pyright: ignore[reportMissingImports]
 
     names = np.repeat(np.arange(len(times)), [len(x) for x in clouds])
     adata = anndata.AnnData(np.concatenate(clouds).astype(np.float32))
@@ -42,11 +42,11 @@ def moscot(clouds, times, held, sigma, samples, draw):
 def flow(clouds, times, held, sigma, samples, draw, stochastic):
     """OT-CFM, or [SF]2M with the noise of the problem; unit time in each interval."""
     import torch
-    from torchcfm.conditional_flow_matching import (
+    from torchcfm.conditional_flow_matching import (  # pyright: ignore[reportMissingImports]
         ExactOptimalTransportConditionalFlowMatcher,
         SchrodingerBridgeConditionalFlowMatcher,
     )
-    from torchcfm.models import MLP
+    from torchcfm.models import MLP  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     torch.manual_seed(int(draw.integers(2**31)))

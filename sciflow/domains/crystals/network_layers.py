@@ -51,7 +51,7 @@ class MessageLayer(nn.Module):
         end = functional.linear(x, target)
         messages = self.message(start + end + even.sum(1))  # self loops
         half_sum, half_difference = (start + end) / 2, (start - end) / 2
-        # The two directions of a pair are p + q and p - q; in place and in blocks, since large arrays are bound by memory.
+        # The two directions of a pair are p + q and p - q; in place and in blocks: large arrays are bound by memory.
         for part in blocks(pairs.first):
             first, second = pairs.first[part], pairs.second[part]
             p = functional.linear(cosine[part], even)

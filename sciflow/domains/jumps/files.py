@@ -67,7 +67,9 @@ def read_paths(
     if name.endswith(".h5ad"):
         import anndata
 
-        return read_paths(anndata.read_h5ad(path, backed="r").obs, columns=columns, unit=unit, states=states, complete=complete)
+        return read_paths(
+            anndata.read_h5ad(path, backed="r").obs, columns=columns, unit=unit, states=states, complete=complete
+        )
     if not name.endswith(TABLES):
         raise UserError(f"{path}: unknown ending; expected {', '.join([*TABLES, '.npz', '.npy', '.h5ad'])}")
     table = _text_table(path)
