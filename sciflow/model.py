@@ -255,11 +255,10 @@ def load(source: str | Path) -> Model:
     from sciflow.pretrained import cards, resolve
 
     path = resolve(source)
+    if use := cards().get(str(source), {}).get("use"):
+        raise UserError(f"'{source}' infers and does not sample; use {use}")
     try:
         config, weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-        if "processes" not in config:
-            use = cards().get(str(source), {}).get("use", "the function that it was made for")
-            raise UserError(f"'{source}' infers and does not sample; use {use}")
         model = Model.from_config(config)
     except UserError:
         raise

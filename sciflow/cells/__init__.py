@@ -15,7 +15,7 @@ functions take the `AnnData` object or what `bridge` returned.
 
 from __future__ import annotations
 
-from sciflow.cells.analysis import Trajectories, evaluate, fate, gene_trends, trajectories, velocity
+from sciflow.cells.analysis import Trajectories, bootstrap, evaluate, fate, gene_trends, trajectories, velocity
 from sciflow.cells.fitting import ENGINES, REFERENCES, CellFit, bridge, restore
 from sciflow.domains.cells import plots as pl
 from sciflow.domains.cells.sets import read_cells
@@ -25,6 +25,7 @@ __all__ = [
     "REFERENCES",
     "CellFit",
     "Trajectories",
+    "bootstrap",
     "bridge",
     "evaluate",
     "fate",

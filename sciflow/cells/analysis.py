@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.cells.fitting import LARGEST, CellFit, Progress, largest_plan, restore
+from sciflow.core.config import from_config
 from sciflow.core.errors import UserError
 from sciflow.domains.cells.adata import PREFIX, per_cell, storable
 from sciflow.domains.cells.evaluation import ENTROPIC, LINEAR, baseline, score
@@ -124,6 +125,32 @@ def fate(data: Any, labels: str | Sequence[str]) -> np.ndarray:
     fit.adata.obsm[f"{PREFIX}_fate"] = table
     fit.adata.uns[PREFIX]["fates"] = np.array(names, object)
     return table
+
+
+def bootstrap(
+    data: Any, replicates: int = 20, rounds: int = 5, seed: int = 0, progress: Progress = lambda stage, done: None
+) -> CellFit:
+    """Standard errors of the reference's parameters by refitting resampled cells.
+
+    The fits lie in `uns["sciflow"]["theta_bootstrap"]` (replicates, p), their spread in `theta_stderr`. Each costs
+    about `rounds` rounds of the fit.
+
+    Args:
+        data: AnnData with a fit, or a `CellFit`.
+        replicates: Number of fits, at least 2.
+        rounds: Of each.
+        seed: Of the resampling.
+        progress: Told stages and shares done.
+
+    Raises:
+        UserError: No fit, or fewer than two replicates.
+    """
+    fit = restore(data)
+    acceleration = from_config(fit.settings["acceleration"])
+    thetas = fit.bridge.bootstrap(replicates, rounds, seed, acceleration, lambda done: progress("bootstrap", done))
+    fit.adata.uns[PREFIX]["theta_bootstrap"] = thetas
+    fit.adata.uns[PREFIX]["theta_stderr"] = np.array(list(fit.theta_stderr.values()))
+    return fit
 
 
 def gene_trends(data: Any, genes: Sequence[str], n: int = 200, seed: int = 0) -> GeneTrends:

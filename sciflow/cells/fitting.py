@@ -79,8 +79,11 @@ class CellFit:
 
     @property
     def theta_stderr(self) -> dict[str, float]:
-        """Standard errors; lower bounds."""
-        return self.bridge.theta_stderr
+        """Standard errors: of the bootstrap if there was one, otherwise lower bounds."""
+        kept = self.adata.uns[PREFIX].get("theta_bootstrap")
+        if kept is None:
+            return self.bridge.theta_stderr
+        return dict(zip(self.theta, np.std(kept, axis=0, ddof=1).tolist(), strict=True))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -351,7 +354,7 @@ def _write(fit: CellFit, state: np.ndarray) -> None:
         "times": cells.times,
         "theta": np.array(list(fit.theta.values())),
         "theta_names": np.array(list(fit.theta), object),
-        "theta_stderr": np.array(list(fit.theta_stderr.values())),
+        "theta_stderr": np.array(list((fit.theta_stderr if same else fit.bridge.theta_stderr).values())),
         "theta_history": np.stack([one.numpy() for one in history.thetas]),
         "objective": fit.bridge.objective,
         "notes": np.array(fit.warnings, object),

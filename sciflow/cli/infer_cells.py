@@ -29,6 +29,7 @@ from typing import Any
 
 from sciflow.core.errors import UserError
 
+FEW = 20  # parameters of a reference whose errors are found by default
 DEFAULTS: dict[str, Any] = {
     "data": None,
     "time_key": None,
@@ -40,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "engine": "kernel_bridge",
     "rounds": 10,
     "accelerate": False,
+    "bootstrap": None,
     "growth": None,
     "duplicates": "error",
     "cells_per_time": None,
@@ -70,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", help="kernel_bridge, bridge_matching or gp_ipf (default: kernel_bridge)")
     add("--rounds", type=int, help="refinements of the reference at most (default: 10)")
     add("--accelerate", action="store_true", help="Anderson acceleration of the refinements")
+    add(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="fits to resampled cells, for the errors of the parameters (default:"
+        " 10 with kernel_bridge and a reference of few parameters, otherwise 0)",
+    )
     add("--growth", help="estimate (unbalanced transport), or a column of obs with growth rates per time unit")
     add("--duplicates", help="cells at the very same place and time: error, keep or drop (default: error)")
     add("--cells-per-time", type=int, help="use so many cells of each time at most (default: all)")
@@ -128,7 +137,7 @@ def check(options: dict[str, Any]) -> None:
         if options[name].suffix != ending:
             raise UserError(f"--{name}: got '{options[name].name}', expected a name that ends in {ending}")
         check_writable(options[name])
-    for name, least in (("rounds", 0), ("num", 1), ("cells_per_time", 2)):
+    for name, least in (("rounds", 0), ("bootstrap", 0), ("num", 1), ("cells_per_time", 2)):
         value = options[name]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise UserError(f"--{name.replace('_', '-')}: got {value}, expected a whole number of at least {least}")
@@ -178,6 +187,8 @@ def results(options: dict[str, Any]) -> tuple[Any, Any, Any]:
             folder=f"{options['out']}.parts",
             progress=progress,
         )
+        if replicates := bootstraps(options, fit):
+            fit = cells.bootstrap(fit, replicates, seed=options["seed"], progress=progress)
         fit = cells.evaluate(fit, seed=options["seed"], progress=progress)
         if options["fates"] is not None:
             cells.fate(fit, options["fates"])
@@ -185,6 +196,13 @@ def results(options: dict[str, Any]) -> tuple[Any, Any, Any]:
         trends = cells.gene_trends(fit, genes, options["num"], options["seed"]) if genes else None
         made = cells.trajectories(fit, options["num"], seed=options["seed"])
     return fit, made, trends
+
+
+def bootstraps(options: dict[str, Any], fit: Any) -> int:
+    """How many fits to resampled cells: those asked for, or 10 where they are cheap."""
+    if options["bootstrap"] is not None:
+        return options["bootstrap"]
+    return 10 if options["engine"] == "kernel_bridge" and options["rounds"] and 0 < len(fit.theta) <= FEW else 0
 
 
 def opened(options: dict[str, Any], genes: list[str]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.domains.cells import plots
+from sciflow.domains.cells.adata import PREFIX
 from sciflow.domains.cells.evaluation import FLOOR
 from sciflow.domains.cells.genes import GeneTrends
 from sciflow.report.html import Section, Table, line_chart
@@ -56,7 +57,9 @@ def theta_table(fit: Any) -> Table | None:
     for i, (name, value) in enumerate(theta.items()):
         beside = [] if known is None else [known[i], f"{100 * (value / known[i] - 1):+.1f} %"]
         rows.append([name, value, errors[name], *beside])
-    note = "Standard errors are lower bounds: information lost between the snapshots is not in them."
+    kept = fit.adata.uns[PREFIX].get("theta_bootstrap")
+    note = "Standard errors are lower bounds: information lost between the snapshots is not in them (--bootstrap)."
+    note = note if kept is None else f"Standard errors: spread of {len(kept)} fits to resampled cells."
     return Table(["", "value", "standard error", *(["truth", "off by"] if known else [])], rows, note)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from sciflow.training.schrodinger.engine import Engine, PathLaw, interval_grid
 from sciflow.training.schrodinger.history import History
 from sciflow.training.schrodinger.snapshots import Held, Snapshots
 from sciflow.training.schrodinger.theta import Uncertainty, get_theta, theta_names
+
+if TYPE_CHECKING:
+    from sciflow.training.schrodinger.alternation import Anderson
 
 PATHS = 500  # paths that scores are computed from
 
@@ -151,6 +156,40 @@ class SchrodingerBridge:
 
         settings = {"sigma": self.sigma, "dt": self.dt, "seed": self.seed}
         return alternate(self.snapshots, Brownian(), self.engine, rounds=0, **settings)
+
+    def bootstrap(
+        self,
+        replicates: int = 20,
+        rounds: int = 5,
+        seed: int = 0,
+        acceleration: Anderson | None = None,
+        told: Callable[[float], None] = lambda _: None,
+    ) -> np.ndarray:
+        """Theta refitted to resampled snapshots, from the fitted one on: (replicates, p).
+
+        Their spread is the honest error: `theta_stderr` takes the paths for observed, but few cells were.
+
+        Args:
+            replicates: Number of fits, at least 2.
+            rounds: Of each.
+            seed: Of the resampling.
+            acceleration: As in the fit.
+            told: Told the share done.
+
+        Raises:
+            UserError: Fewer than two replicates.
+        """
+        from sciflow.training.schrodinger.alternation import alternate
+
+        if replicates < 2:
+            raise UserError(f"bootstrap: got {replicates} replicates, expected 2 or more")
+        thetas, settings = [], {"sigma": self.sigma, "dt": self.dt, "rounds": rounds, "acceleration": acceleration}
+        for k in range(replicates):
+            cells = self.snapshots.resampled(np.random.default_rng([seed, k]))
+            fit = alternate(cells, self.reference, self.engine, seed=self.seed + 1 + k, **settings)
+            thetas.append(get_theta(fit.reference).numpy())
+            told((k + 1) / replicates)
+        return np.stack(thetas)
 
     def heldout(self, held: Held | Snapshots, n: int = PATHS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """W1 and W2 between held-out snapshots and the bridge at their physical times: two arrays (M,)."""

@@ -118,6 +118,12 @@ class Snapshots:
         shares = [_shares(w, n, t) for w, n, t in zip(weights, self.sizes, self.times, strict=True)]
         return replace(self, weights=tuple(shares))
 
+    def resampled(self, random: np.random.Generator) -> Snapshots:
+        """A bootstrap sample: of each snapshot as many cells drawn with replacement; copies count by their weight."""
+        counts = [random.multinomial(n, w) for n, w in zip(self.sizes, self.weights, strict=True)]
+        points = tuple(cloud[count > 0] for cloud, count in zip(self.points, counts, strict=True))
+        return Snapshots(self.times, points, tuple(count[count > 0] / count.sum() for count in counts))
+
 
 @dataclass(frozen=True, eq=False)
 class Held:

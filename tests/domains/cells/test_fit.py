@@ -277,3 +277,16 @@ def test_pictures(fit, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=words):
             call()
+
+
+def test_bootstrap_is_kept_with_the_cells(genes_adata, fit):
+    lower = dict(fit.theta_stderr)
+    fit = cells.bootstrap(fit, 4, rounds=1)
+    kept = fit.adata.uns["sciflow"]["theta_bootstrap"]
+    assert kept.shape == (4, 3) and list(fit.theta_stderr.values()) == pytest.approx(kept.std(0, ddof=1))
+    assert fit.theta_stderr != lower and min(fit.theta_stderr.values()) > 0
+    assert cells.restore(genes_adata).theta_stderr == fit.theta_stderr  # the same problem: it stays
+    other = cells.bridge(genes_adata, time_key="day", holdout=[1], **{**QUICK, "sigma": 0.6})
+    assert "theta_bootstrap" not in genes_adata.uns["sciflow"] and other.theta_stderr.keys() == lower.keys()
+    with pytest.raises(UserError, match="got 1 replicates"):
+        cells.bootstrap(other, 1)
