@@ -67,7 +67,7 @@ def sciflow(engine: Engine, refined: bool) -> Draws:
             "theta_step": step,
             "seed": seed,
         }
-        paths = alternate(train, family(), engine, **settings, seed=seed).sample(SAMPLES, held.times, seed)
+        paths = alternate(train, family(), engine, **settings).sample(SAMPLES, held.times, seed)
         return [paths[:, i] for i in range(len(held))]
 
     return draws

@@ -16,7 +16,8 @@ functions take the `AnnData` object or what `bridge` returned.
 from __future__ import annotations
 
 from sciflow.cells.analysis import Trajectories, bootstrap, evaluate, fate, gene_trends, trajectories, velocity
-from sciflow.cells.fitting import ENGINES, REFERENCES, CellFit, bridge, restore
+from sciflow.cells.choices import ENGINES, REFERENCES
+from sciflow.cells.fitting import CellFit, bridge, restore
 from sciflow.domains.cells import plots as pl
 from sciflow.domains.cells.sets import read_cells
 

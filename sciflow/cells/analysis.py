@@ -20,6 +20,8 @@ from sciflow.domains.cells.growth import population_weights
 from sciflow.networks.references import Brownian
 from sciflow.training.schrodinger.result import SchrodingerBridge
 
+MOST_DECODED = 200_000_000  # entries of a layer of velocities: 0.8 GB
+
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
@@ -69,6 +71,9 @@ def trajectories(data: Any, n: int = 200, times: Iterable[float] | None = None, 
 def velocity(data: Any, of: str = "bridge") -> np.ndarray:
     """Drift at every cell and its time, in `obsm["sciflow_velocity"]` and, decoded, `layers["sciflow_velocity"]`.
 
+    The layer is left out where it would have more than `MOST_DECODED` entries; `fit.cells.decoder.direction` decodes
+    single genes.
+
     Args:
         data: AnnData with a fit, or a `CellFit`.
         of: "bridge": forward drift of the fitted process; at the last time, which has none, the mean displacement over
@@ -93,7 +98,7 @@ def velocity(data: Any, of: str = "bridge") -> np.ndarray:
             values[time] = _arrival(fit.bridge)
     table = per_cell(values, fit.cells, fit.adata.n_obs)
     fit.adata.obsm[f"{PREFIX}_velocity"] = table
-    if fit.cells.decoder is not None:
+    if fit.cells.decoder is not None and fit.adata.n_obs * fit.adata.n_vars <= MOST_DECODED:
         fit.adata.layers[f"{PREFIX}_velocity"] = fit.cells.decoder.direction(table).astype(np.float32)
     return table
 
@@ -181,7 +186,8 @@ def evaluate(data: Any, n: int = 500, seed: int = 0, progress: Progress = lambda
     at = fit.held.times
     if not len(at):
         return fit
-    points = fit.bridge.snapshots.points
+    points, results = fit.bridge.snapshots.points, fit.adata.uns[PREFIX]
+    kept = {name: results[name] for name in ("trajectories",) if name in results}
     made = trajectories(fit, n, np.union1d(at, at), seed)
     clouds = {"bridge": list(made.paths.transpose(1, 0, 2))}
     weights = None if made.weights is None else {"bridge": list(made.weights.T)}
@@ -192,8 +198,8 @@ def evaluate(data: Any, n: int = 500, seed: int = 0, progress: Progress = lambda
         clouds[method] = baseline(method, fit.bridge.snapshots.times, points, at, fit.bridge.sigma, n, seed)
     progress("baselines", 1.0)
     found = score(at, fit.held.points, clouds, weights, lambda done: progress("scores", done))
-    del fit.adata.uns[PREFIX]["trajectories"]
-    fit.adata.uns[PREFIX]["scores"] = storable(found.plain())
+    del results["trajectories"]
+    results.update(kept, scores=storable(found.plain()))
     return replace(fit, scores=found)
 
 

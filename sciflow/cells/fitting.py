@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sciflow.cells.choices import check_drift, engine_of, reference_of
 from sciflow.core.config import from_config, to_config
 from sciflow.core.errors import UserError
 from sciflow.domains.cells.adata import PREFIX, from_adata, per_cell, storable, stored, to_adata, transitions
@@ -32,21 +32,7 @@ from sciflow.training.schrodinger.theta import ThetaStep
 
 STEPS = 50  # steps of the default time grid in the shortest gap
 LARGEST = 25_000_000  # entries of a coupling that is stored with the cells
-REFERENCES: dict[str, Callable[[int], references.Reference]] = {
-    "brownian": lambda dim: references.Brownian(),
-    "ou": references.OU,
-    "lotka_volterra": lambda dim: references.LotkaVolterra(),
-    "repressilator": lambda dim: references.Repressilator(),
-    "vortex": lambda dim: references.Vortex(),
-    "lamb_oseen": lambda dim: references.LambOseen(),
-    "spring": lambda dim: references.Spring(),
-    "gradient_field": references.GradientField,
-}
-ENGINES = {
-    "kernel_bridge": "sciflow.training.schrodinger.kernel_bridge.KernelBridge",
-    "gp_ipf": "sciflow.training.schrodinger.gp_ipf.GaussianProcessIPF",
-    "bridge_matching": "sciflow.training.schrodinger.bridge_matching.BridgeMatching",
-}
+DERIVED = {"obsm": ("velocity", "fate"), "layers": ("velocity",), "obs": ("weight", "growth"), "obsp": ("coupling",)}
 Progress = Callable[[str, float], None]
 
 
@@ -144,9 +130,7 @@ def bridge(
         UserError: A key or a time is missing, cells are not usable, or a number is out of range.
     """
     adata, cells, asked = _opened(data, time_key, basis, times, duplicates, growth)
-    held_times = cells.facts.get("heldout", []) if holdout == "published" else [float(t) for t in holdout]
-    if holdout == "published" and not held_times:
-        raise UserError(f"{cells.source}: no published split is known; give the held-out times")
+    held_times = _held_times(cells, holdout)
     train, held = Snapshots.of(cells.points, cells.times).split(held_times)
     family, noise, step = _problem(cells, train, reference, sigma, dt)
     solver = engine_of(engine)
@@ -211,46 +195,6 @@ def restore(data: Any) -> CellFit:
     return bridge(data, **{**settings, **parts})
 
 
-def reference_of(reference: Any, dimension: int) -> references.Reference:
-    """A reference by name, as module:function or as its configuration; itself; or a Python drift made one.
-
-    Raises:
-        UserError: Unknown name.
-    """
-    if isinstance(reference, Mapping):
-        reference = from_config(reference)
-    if isinstance(reference, references.Reference):
-        return reference
-    if isinstance(reference, str) and ":" in reference:
-        module, _, name = reference.partition(":")
-        try:
-            return reference_of(getattr(importlib.import_module(module), name), dimension)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"reference: got '{reference}', expected module:function on the path ({error})") from None
-    if isinstance(reference, str):
-        if reference not in REFERENCES:
-            raise UserError(f"reference: got '{reference}', expected {', '.join(REFERENCES)} or module:function")
-        return REFERENCES[reference](dimension)
-    if callable(reference):
-        return references.Callable(reference)  # type: ignore[arg-type]
-    raise UserError(f"reference: got {type(reference).__name__}, expected a name, a Reference or a function f(x, t)")
-
-
-def engine_of(engine: str | Engine | Mapping[str, Any]) -> Engine:
-    """An engine by name or configuration, or itself.
-
-    Raises:
-        UserError: Unknown name.
-    """
-    if isinstance(engine, Mapping):
-        engine = from_config(engine)
-    if isinstance(engine, Engine):
-        return engine
-    if engine not in ENGINES:
-        raise UserError(f"engine: got '{engine}', expected one of {', '.join(ENGINES)}")
-    return from_config({"class_path": ENGINES[engine], "init_args": {}})
-
-
 def _opened(
     data: Any, time_key: str | None, basis: str, times: Any, duplicates: str, growth: Any
 ) -> tuple[Any, Cells, dict[str, Any]]:
@@ -276,6 +220,18 @@ def _opened(
     return adata, cells, {"time_key": time_key, "basis": basis, "duplicates": duplicates, "growth": growth}
 
 
+def _held_times(cells: Cells, holdout: Iterable[float] | str) -> list[float]:
+    """Held-out times as asked for."""
+    if isinstance(holdout, str) and holdout == "published":
+        if not (known := cells.facts.get("heldout", [])):
+            raise UserError(f"{cells.source}: no published split is known; give the held-out times")
+        return known
+    try:
+        return [float(time) for time in ([holdout] if isinstance(holdout, (int, float)) else holdout)]
+    except (TypeError, ValueError):
+        raise UserError(f"holdout: got {holdout!r}, expected times such as [2, 4], or 'published'") from None
+
+
 def _problem(
     cells: Cells, train: Snapshots, reference: Any, sigma: float | None, dt: float | None
 ) -> tuple[references.Reference, float, float]:
@@ -286,6 +242,8 @@ def _problem(
     step = dt if dt is not None else known.dt if known else float(np.diff(train.times).min()) / STEPS
     if not 0 < noise < np.inf:
         raise UserError(f"sigma: got {noise:g}, expected a finite number > 0 (noise per square root of time)")
+    if isinstance(family, references.Callable):
+        check_drift(family, train)
     return family, noise, step
 
 
@@ -362,9 +320,10 @@ def _write(fit: CellFit, state: np.ndarray) -> None:
     }
     if same:
         return
-    for name in ("velocity", "fate"):
-        adata.obsm.pop(f"{PREFIX}_{name}", None)
-        adata.layers.pop(f"{PREFIX}_{name}", None)
+    for part, names in DERIVED.items():  # of an earlier fit
+        for name in names:
+            if (key := f"{PREFIX}_{name}") in getattr(adata, part):
+                del getattr(adata, part)[key]
     rows = dict(zip(cells.times.tolist(), cells.rows, strict=True))
     adata.obs[f"{PREFIX}_time"] = per_cell({t: np.full(len(r), t) for t, r in rows.items()}, cells, adata.n_obs)
     adata.obs[f"{PREFIX}_heldout"] = np.isin(adata.obs[f"{PREFIX}_time"], fit.held.times)

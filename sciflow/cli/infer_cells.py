@@ -29,7 +29,6 @@ from typing import Any
 
 from sciflow.core.errors import UserError
 
-FEW = 20  # parameters of a reference whose errors are found by default
 DEFAULTS: dict[str, Any] = {
     "data": None,
     "time_key": None,
@@ -41,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "engine": "kernel_bridge",
     "rounds": 10,
     "accelerate": False,
-    "bootstrap": None,
+    "bootstrap": 0,
     "growth": None,
     "duplicates": "error",
     "cells_per_time": None,
@@ -76,8 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bootstrap",
         type=int,
         metavar="N",
-        help="fits to resampled cells, for the errors of the parameters (default:"
-        " 10 with kernel_bridge and a reference of few parameters, otherwise 0)",
+        help="fits to resampled cells, honest errors of the parameters (default: 0)",
     )
     add("--growth", help="estimate (unbalanced transport), or a column of obs with growth rates per time unit")
     add("--duplicates", help="cells at the very same place and time: error, keep or drop (default: error)")
@@ -136,11 +134,15 @@ def check(options: dict[str, Any]) -> None:
             continue
         if options[name].suffix != ending:
             raise UserError(f"--{name}: got '{options[name].name}', expected a name that ends in {ending}")
+        if Path(options["data"]).resolve() == options[name].resolve():
+            raise UserError(f"--{name}: got DATA itself ({options[name]}), expected another file")
         check_writable(options[name])
     for name, least in (("rounds", 0), ("bootstrap", 0), ("num", 1), ("cells_per_time", 2)):
         value = options[name]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise UserError(f"--{name.replace('_', '-')}: got {value}, expected a whole number of at least {least}")
+    if options["bootstrap"] == 1:
+        raise UserError("--bootstrap: got 1, expected 0 (none) or at least 2 fits")
     for name in ("sigma", "dt"):
         value = options[name]
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
@@ -187,8 +189,8 @@ def results(options: dict[str, Any]) -> tuple[Any, Any, Any]:
             folder=f"{options['out']}.parts",
             progress=progress,
         )
-        if replicates := bootstraps(options, fit):
-            fit = cells.bootstrap(fit, replicates, seed=options["seed"], progress=progress)
+        if options["bootstrap"] and fit.theta:
+            fit = cells.bootstrap(fit, options["bootstrap"], seed=options["seed"], progress=progress)
         fit = cells.evaluate(fit, seed=options["seed"], progress=progress)
         if options["fates"] is not None:
             cells.fate(fit, options["fates"])
@@ -196,13 +198,6 @@ def results(options: dict[str, Any]) -> tuple[Any, Any, Any]:
         trends = cells.gene_trends(fit, genes, options["num"], options["seed"]) if genes else None
         made = cells.trajectories(fit, options["num"], seed=options["seed"])
     return fit, made, trends
-
-
-def bootstraps(options: dict[str, Any], fit: Any) -> int:
-    """How many fits to resampled cells: those asked for, or 10 where they are cheap."""
-    if options["bootstrap"] is not None:
-        return options["bootstrap"]
-    return 10 if options["engine"] == "kernel_bridge" and options["rounds"] and 0 < len(fit.theta) <= FEW else 0
 
 
 def opened(options: dict[str, Any], genes: list[str]) -> Any:
@@ -260,7 +255,9 @@ def write(fit: Any, made: Any, trends: Any, options: dict[str, Any]) -> None:
             np.savez(temporary, **arrays(fit, made))
         print(f"wrote {options['trajectories']} ({len(made.paths)} paths at {len(made.times)} times)")
     if options["report"] is not None:
-        subtitle = f"{fit.cells.source}, {fit.cells.count} cells, engine {options['engine']}, seed {options['seed']}"
+        subtitle = (
+            f"{Path(options['data']).name}, {fit.cells.count} cells, engine {options['engine']}, seed {options['seed']}"
+        )
         settings = {**config, **versions}
         write_text(options["report"], page("Cells over time", subtitle, sections(fit, trends), settings))
         print(f"wrote {options['report']}")

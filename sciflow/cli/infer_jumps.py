@@ -100,6 +100,8 @@ def check(arguments: argparse.Namespace) -> dict[str, str]:
         raise UserError(f"--label: got '{arguments.label}', expected one of {', '.join(LABELS)}")
     if arguments.prior not in PRIORS:
         raise UserError(f"--prior: got '{arguments.prior}', expected one of {', '.join(PRIORS)}")
+    if arguments.states is not None and arguments.states < 2:
+        raise UserError(f"--states: got {arguments.states}, expected at least 2")
     columns = {}
     for word in arguments.column:
         role, mark, name = word.partition("=")

@@ -233,13 +233,13 @@ class Callable(Reference):
     """Any drift without learned parameters.
 
     Args:
-        drift: `drift(x (n, d), t) -> (n, d)`, torch operations, float64, row by row.
+        drift: `drift(x (n, d), t () or (n,)) -> (n, d)`, torch operations, float64, row by row.
     """
 
-    def __init__(self, drift: Function[[Tensor, Tensor | float], Tensor]) -> None:
+    def __init__(self, drift: Function[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.drift = drift
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """As given."""
-        return self.drift(x, t)
+        """As given; t as a tensor, () or (n,)."""
+        return self.drift(x, torch.as_tensor(t, dtype=x.dtype))

@@ -114,6 +114,9 @@ def test_npz_and_sets_by_name(command, tmp_path, data_dir):
         (("--genes", "Sox2"), "genes: Sox2 not found"),
         (("--growth", "births"), "expected 'estimate' or a column of obs"),
         (("--rounds", "-1"), "--rounds"),
+        (("--bootstrap", "1"), "--bootstrap: got 1, expected 0 (none) or at least 2"),
+        (("--reference", "math:sin"), "reference: the drift fails (TypeError"),
+        (("--reference", "torch:outer"), "reference: the drift fails"),
         (("--report", "r.txt"), "ends in .html"),
     ],
 )
@@ -141,6 +144,7 @@ def spoilt(table, kind):
     [
         ("nan", "obsm['X_pca']: 1 of 60 cells hold NaN or infinity, the first is 'c3'"),
         ("duplicate", "1 cells at time 1 are duplicates (equal coordinates), e.g. 'c3' and 'c4'"),
+        ("duplicate", "(CLI: --duplicates drop)"),
         ("few", "time 4 has 1 cell, expected at least 2; cells at each time: 1: 20, 2: 20, 4: 1"),
         ("words", "obs['day']: the time 'early' is not a number"),
         ("missing", "obs['day']: 5 of 60 cells have no time (NaN)"),
@@ -155,9 +159,16 @@ def test_missing_words(refused, data, tmp_path):
     assert "DATA is missing" in refused("infer", "cells", "--out", tmp_path / "o.h5ad")
     assert "--out is missing" in refused("infer", "cells", data, "--time-key", "day")
     assert "--time-key is missing; columns of obs: day" in refused("infer", "cells", data, "--out", tmp_path / "o.h5ad")
-    assert "no file at" in refused("infer", "cells", tmp_path / "none.h5ad", "--out", tmp_path / "o.h5ad")
+    absent = refused("infer", "cells", tmp_path / "none.h5ad", "--out", tmp_path / "o.h5ad")
+    assert "no such file; expected an .h5ad or .npz file or a set: eb_pca5" in absent
     (tmp_path / "c.yaml").write_text("sigmas: 2\n")
     assert "unknown options sigmas" in refused("infer", "cells", "--config", tmp_path / "c.yaml")
+
+
+def test_the_data_are_not_overwritten(refused, data):
+    before = data.read_bytes()
+    assert "--out: got DATA itself" in refused(*words(data, data, "--cells-per-time", 5))
+    assert data.read_bytes() == before
 
 
 @pytest.mark.slow

@@ -182,7 +182,8 @@ def _without_copies(
         same = members[first[groups.ravel()[copy]]]
         raise UserError(
             f"{source}: {extra} cells at time {time:g} are duplicates (equal coordinates), e.g. {label(int(same))} and "
-            f"{label(int(members[copy]))}; remove them, or pass duplicates 'drop' (keep one of each) or 'keep'"
+            f"{label(int(members[copy]))}; remove them, or pass duplicates='drop' to keep one of each, 'keep' for "
+            "all (CLI: --duplicates drop)"
         )
     kept = members[np.sort(first)] if duplicates == "drop" else members
     done = "dropped" if duplicates == "drop" else "kept"

@@ -11,10 +11,12 @@ import numpy as np
 
 from sciflow.core.errors import UserError
 from sciflow.data import DATASETS, resolve
+from sciflow.data.cells import CELL_CARDS
 from sciflow.domains.cells.adata import from_adata
 from sciflow.domains.cells.data import Cells
 from sciflow.domains.cells.files import from_arrays, read_h5ad, read_npz, read_tigon
 
+CELL_SETS = tuple(card.name for card in CELL_CARDS)
 COMPONENTS = 5  # principal components used of the full sets, as in the published runs
 HIGHLY_VARIABLE = 2000  # genes kept of hesc_full
 
@@ -65,6 +67,8 @@ def read_cells(
     Raises:
         UserError: Not found or not usable.
     """
+    if str(source) not in DATASETS and not Path(source).expanduser().exists():
+        raise UserError(f"{source}: no such file; expected an .h5ad or .npz file or a set: {', '.join(CELL_SETS)}")
     path = resolve(source)
     name = str(source) if str(source) in DATASETS else path.stem if path.stem in PROTOCOLS else ""
     if name and duplicates == "error":

@@ -12,7 +12,7 @@ from sciflow.domains.jumps.counts import Transitions, chain_matrices, occupancy,
 from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.em import Labelled, unpack
 from sciflow.domains.jumps.rate_prior import weak_prior
-from sciflow.domains.jumps.result import Estimate, relaxation
+from sciflow.domains.jumps.result import Estimate, generator, relaxation
 
 UNITS_APART = 100.0  # ratio of typical spacings of two paths
 DOUBT = 1e-3  # false-alarm rate of the embeddability test
@@ -91,11 +91,18 @@ def lag_warning(paths: Paths, estimate: Estimate) -> list[str]:
     model = Labelled(seen, weak_prior(paths))
     theta = maximise(model, model.start()).theta
     double = markov.generator(unpack(theta.exp(), seen.states)).numpy()
-    first, second = float(relaxation(estimate.rates)), float(relaxation(double))
+    visited = occupancy(paths) > 0  # rates of the others come from the prior, at whatever lag
+    if visited.sum() < 2:
+        return []
+
+    def slowest(rates: np.ndarray) -> float:
+        return float(relaxation(generator(rates[visited][:, visited])))
+
+    first, second = slowest(estimate.rates), slowest(double)
     if not (np.isfinite([first, second]).all() and abs(second / first - 1) > CHANGE):
         return []
     if estimate.log_covariance is not None or estimate.draws is not None:
-        scales = np.array([relaxation(F) for F in estimate.posterior(200)])
+        scales = np.array([slowest(F) for F in estimate.posterior(200)])
         scales = scales[np.isfinite(scales)]
         low, high = np.quantile(np.log(scales), [0.159, 0.841]) if len(scales) else (0.0, np.inf)
         if abs(np.log(second / first)) < high - low:  # the middle 68 % are two deviations wide

@@ -109,6 +109,11 @@ def estimate(
     Raises:
         UserError: Unknown method, data that the method cannot use.
     """
+    if not isinstance(paths, Paths):
+        raise UserError(
+            f"estimate: got {type(paths).__name__}, expected Paths: Paths.of(times, states) for lists and arrays, "
+            "read_paths(source) for files and tables"
+        )
     method = method or ("mle" if paths.complete else "hmm_em" if paths.states is None else "fim+em")
     if method not in METHODS:
         raise UserError(f"method: got '{method}', expected one of {', '.join(METHODS)}")
@@ -124,6 +129,8 @@ def estimate(
     count = states or paths.states_count
     if paths.states is not None and count > paths.states_count:
         paths = paths.with_states(paths.states, count)
+    if emission is not None and method != "hmm_em":
+        raise UserError(f"emission: got '{emission}' with method {method}; expected none, or method hmm_em")
     emission = emission or ("noise" if paths.states is not None else "gaussian")
     request = Request(paths, prior, None, emission, count, shifts, seed)
     result = METHODS[method](request)
@@ -131,8 +138,17 @@ def estimate(
 
 
 def fit_mle(request: Request) -> Estimate:
-    """Completely observed paths."""
-    return mle(request.paths, request.rate_prior)
+    """Completely observed paths; rows that are no jumps show that they may not be."""
+    result, paths = mle(request.paths, request.rate_prior), request.paths
+    states = labelled(paths)
+    inner = np.arange(2, states.shape[1] + 1) < paths.lengths[:, None]  # the last row of a path ends its observation
+    still = int(((states[:, 1:] == states[:, :-1])[:, :-1] & inner[:, :-1]).sum()) if states.shape[1] > 1 else 0
+    if not still:
+        return result
+    return result.warned(
+        f"not jumps: {still} rows repeat the state before them; mle takes every row as a jump (time of entry, state). "
+        "Paths observed on a grid have jumps between rows, which mle misses: rates come out too small; use em"
+    )
 
 
 def fit_em(request: Request, method: str = "em", em_steps: int = EM_STEPS, start: np.ndarray | None = None) -> Estimate:

@@ -75,6 +75,8 @@ def read_paths(
     table = _text_table(path)
     if isinstance(table, np.ndarray):
         return _raw(table, spacing, unit, states, complete)
+    if spacing is not None:
+        raise UserError(f"{path}: got a spacing of {spacing:g}, but the table has times; leave --spacing out")
     return table_paths(table, columns=columns, unit=unit, states=states, complete=complete)
 
 
@@ -108,6 +110,8 @@ def table_paths(
             kept &= np.isfinite(values[role])
     if "state" in values:
         kept &= ~_missing(values["state"])
+    if not kept.size:
+        raise UserError("no values: the table has a header and no rows; expected one row per observation")
     if not kept.any():
         raise UserError("no values: every row lacks its time, state or signal (all are NaN or empty)")
     if not kept.all():
@@ -256,6 +260,10 @@ def _text_table(path: Path) -> dict[str, np.ndarray] | np.ndarray:
         raise UserError(f"{path}: is empty; expected a table with the columns path, time and state or signal")
     delimiter = _delimiter(lines)
     header = any(not _is_number(cell) for cell in lines[0].split(delimiter))
+    names = [cell.strip() for cell in lines[0].split(delimiter)]
+    doubled = sorted({name for name in names if header and names.count(name) > 1})
+    if doubled:
+        raise UserError(f"{path}: column {', '.join(doubled)} occurs twice; expected one name for each")
     try:
         frame = pandas.read_csv(
             path, sep=delimiter or r"\s+", comment="#", header=0 if header else None, skipinitialspace=True
@@ -278,7 +286,7 @@ def _delimiter(lines: list[str]) -> str | None:
         counts = {line.count(mark) for line in lines[:20]}
         if len(counts) == 1 and counts != {0}:
             return mark
-    return None
+    return next((mark for mark in ",;\t|" if mark in lines[0]), None)  # some rows are too short or too long
 
 
 def _is_number(cell: str) -> bool:

@@ -30,6 +30,7 @@ from sciflow.domains.jumps.windows import windows
 
 TRAINING_DWELL = 0.46  # b0 over the length of a path: 0.314 / 0.068 / 10, moments of the training rates (section 3)
 LEAST = 100.0  # dwell time that the network is worth at least, over b0
+LEAST_JUMPS = 0.5  # of the prior of standard errors: with none, a rate near 0 has any error
 CALIBRATION = 2.0  # stated variance over measured squared error
 POINTS = 100  # longer paths are cut, as for the network
 TESTED_PATHS = 300  # that label noise is looked for in
@@ -50,7 +51,8 @@ def network_priors(found: Estimate, paths: Paths) -> tuple[GammaPrior, GammaPrio
     b0 = np.where(off, TRAINING_DWELL * share * float((paths.times[:, -1] - paths.times[:, 0]).max()), 0.0)
     stated = CALIBRATION * mean / np.where(off, np.maximum(found.stderr, 1e-3 * mean), 1.0) ** 2
     dwell = np.maximum(stated, LEAST * b0)
-    return GammaPrior(dwell * mean, dwell), GammaPrior(b0 * mean, b0)
+    weaker = np.where(off, np.maximum(b0 * mean, LEAST_JUMPS), 0.0)
+    return GammaPrior(dwell * mean, dwell), GammaPrior(weaker, b0)
 
 
 def noise_test(paths: Paths, rates: np.ndarray, prior: GammaPrior, start: np.ndarray) -> float:

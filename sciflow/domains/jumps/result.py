@@ -78,6 +78,7 @@ class Estimate:
         """An estimate from off-diagonals (whatever stands on the diagonal) and the spread of log-rates or of draws."""
         F = generator(rates)
         if draws is not None:
+            draws = markov.generator(torch.from_numpy(draws)).numpy()
             stderr = draws.std(0)
         else:
             stderr = _standard_errors(F, log_covariance, slopes)

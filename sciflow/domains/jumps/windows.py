@@ -84,7 +84,7 @@ def at_lag(paths: Paths, lag: float) -> tuple[Paths, int]:
     unit = spacing(paths)
     if paths.complete or unit is None:
         raise UserError("lag: the times are not on a common spacing; leave the lag out (each interval counts as it is)")
-    stride = round(lag / unit)
+    stride = round(lag / unit) if np.isfinite(lag) else 0
     if stride < 1 or abs(lag / unit - stride) > 0.01 * stride:
         raise UserError(f"lag: got {lag:g}, expected a multiple of the spacing {unit:g} {paths.unit}".rstrip())
     if stride == 1:

@@ -103,7 +103,10 @@ def load(folder: str | Path | None, problem: str) -> History | None:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it to start anew") from None
     if found != problem:
-        raise UserError(f"{path}: holds rounds of other data or settings; choose another folder or remove the file")
+        raise UserError(
+            f"{path}: holds rounds of other data or settings; remove it to start anew, or choose another folder "
+            "(CLI: --out)"
+        )
 
     def numbered(name: str) -> list[Tensor]:
         return [tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors))]

@@ -86,7 +86,7 @@ class Snapshots:
             position = int(np.abs(self.times - float(time)).argmin())
             if not abs(self.times[position] - float(time)) <= near:
                 there = ", ".join(f"{one:g}" for one in self.times)
-                raise UserError(f"got the time {time:g}, but no snapshot is there; the snapshots are at {there}")
+                raise UserError(f"held-out time {time:g}: no snapshot is there; the snapshots are at {there}")
             found.append(position)
         return found
 

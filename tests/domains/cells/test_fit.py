@@ -38,8 +38,8 @@ def test_arrays_and_adata_give_the_same_fit(genes_adata, fit):
 
 
 def test_results_survive_h5ad(fit, tmp_path):
-    cells.evaluate(fit, n=60)
     cells.trajectories(fit, n=7)
+    cells.evaluate(fit, n=60)  # keeps the trajectories
     cells.velocity(fit)
     cells.fate(fit, "kind")
     fit.adata.write_h5ad(tmp_path / "fit.h5ad")
@@ -142,6 +142,11 @@ def test_velocity_points_where_the_cells_go(fit):
         cells.velocity(fit, of="both")
 
 
+def test_too_many_genes_are_not_decoded(fit, monkeypatch):
+    monkeypatch.setattr("sciflow.cells.analysis.MOST_DECODED", fit.adata.n_obs * fit.adata.n_vars - 1)
+    assert np.isfinite(cells.velocity(fit)).all() and "sciflow_velocity" not in fit.adata.layers
+
+
 def test_fates_are_products_of_couplings(genes_adata):
     fit = cells.bridge(genes_adata, time_key="day", **QUICK)
     found = cells.fate(fit, "kind")
@@ -182,6 +187,8 @@ def test_growth_gives_weights(genes_adata):
     assert estimated.growth is not None and estimated.theta != fit.theta
     with pytest.raises(UserError, match="expected 'estimate' or a column of obs"):
         cells.bridge(genes_adata, time_key="day", growth="divisions", **QUICK)
+    cells.bridge(genes_adata, time_key="day", **QUICK)  # without growth: nothing of the fits before is left
+    assert not {"sciflow_weight", "sciflow_growth"} & set(genes_adata.obs)
 
 
 def test_references_of_all_kinds():
@@ -213,6 +220,10 @@ def test_references_of_all_kinds():
         ({"holdout": [7]}, "no snapshot is there; the snapshots are at 0, 1, 2"),
         ({"holdout": [2]}, "first or last"),
         ({"holdout": "published"}, "no published split"),
+        ({"holdout": "1,2"}, r"holdout: got '1,2', expected times such as \[2, 4\]"),
+        ({"reference": lambda x, t: x[:1]}, r"drift of x \(3, 2\) is torch.float64 \(1, 2\); expected f\(x, t\)"),
+        ({"reference": lambda x, t: x * t[:, None]}, "the drift fails"),
+        ({"reference": lambda x, t: torch.from_numpy(x.numpy())}, "the drift has no derivative"),
     ],
 )
 def test_bad_settings_are_named(options, words):

@@ -201,3 +201,50 @@ def test_counts_of_windows(data_dir: Path):
     paths = jumps.jump_set("dfr_V1").take(range(20))
     assert np.allclose(jumps.estimate(paths, "em", lag=2.5 / 99).rates, jumps.estimate(paths, "em").rates)
     assert float(transitions(paths).total.sum()) == 20 * 99
+
+
+def test_observations_on_a_grid_are_not_taken_for_jumps_in_silence():
+    """mle on a grid misses jumps; repeated states betray it, the last row of a path (end of observation) does not."""
+    jumps_only = Paths.of([[0.0, 1.0, 3.0], [0.0, 2.0]], [[0, 1, 1], [1, 1]], states_count=2, complete=True)
+    assert not jumps.estimate(jumps_only).warnings
+    grid = Paths.of([[0.0, 1.0, 2.0, 3.0], [0.0, 2.0]], [[0, 0, 1, 1], [1, 1]], states_count=2, complete=True)
+    assert any(word.startswith("not jumps: 1 rows") for word in jumps.estimate(grid).warnings)
+
+
+def test_draws_are_generators():
+    """Draws of a network come without a diagonal; time scales and the errors of exit rates need it."""
+    draws = np.random.default_rng(0).gamma(50.0, 0.02, (500, 3, 3)) * (1 - np.eye(3))
+    found = Estimate.of(draws.mean(0), np.full(3, 1 / 3), "fim", draws=draws)
+    np.testing.assert_allclose(found.posterior(20).sum(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(found.stderr.diagonal(), draws.sum(-1).std(0))
+
+
+def test_never_visited_states_do_not_make_labels_look_non_markovian():
+    F = generator(torch.tensor([[0.0, 1.0], [0.7, 0.0]], dtype=torch.float64)).numpy()
+    seen = jumps.simulate(F, 60, times=np.linspace(0, 10, 51), seed=1)
+    assert seen.states is not None
+    found = jumps.estimate(seen.with_states(seen.states, 4), "fim+em")
+    assert any(word.startswith("never-visited") for word in found.warnings)
+    assert not any(word.startswith("lag-dependent") for word in found.warnings)
+
+
+def test_errors_near_an_absorbing_state():
+    """Rates that the data bound by 1/T have errors of that size, and intervals that hold the estimate."""
+    F = generator(torch.tensor([[0, 1, 0.3], [0.5, 0, 0.8], [0, 0, 0]], dtype=torch.float64)).numpy()
+    seen = jumps.simulate(F, 100, times=np.linspace(0, 10, 31), initial=[0.4, 0.4, 0.2], seed=1)
+    assert seen.states is not None
+    dwell = 10 / 30 * (seen.states == 2).sum()
+    found = jumps.estimate(seen)
+    high = found.intervals(0.9)[1]
+    assert (found.stderr[2, :2] < 5 / dwell).all()
+    assert (high[2, :2] >= found.rates[2, :2]).all()
+
+
+def test_more_refusals():
+    seen = jumps.simulate([[0, 1], [1, 0]], 5, times=np.arange(10.0), seed=0)
+    with pytest.raises(UserError, match="expected Paths"):
+        jumps.estimate([[0, 1, 0]])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="method hmm_em"):
+        jumps.estimate(seen, "em", emission="noise")
+    with pytest.raises(UserError, match="lag: got nan"):
+        jumps.estimate(seen, "em", lag=float("nan"))

@@ -150,3 +150,16 @@ def test_archives_that_say_too_little(tmp_path, arrays, expected):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=expected):
         read_paths(tmp_path / "a.npz")
+
+
+def test_short_rows_doubled_columns_no_rows_and_spacing(tmp_path):
+    file = tmp_path / "short.csv"
+    file.write_text("path,time,state\n0,0,1\n0,1\n0,2,0\n")
+    assert read_paths(file).observations == 2
+    assert "missing values: 1 of 3" in read_paths(file).warnings[0]
+    with pytest.raises(UserError, match="has times"):
+        read_paths(file, spacing=2.0)
+    for text, expected in (("path,time,state,state\n0,0,1,0\n", "twice"), ("path,time,state\n", "no rows")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=expected):
+            read_paths(file)
