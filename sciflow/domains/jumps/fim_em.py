@@ -8,8 +8,8 @@ least a hundred times b0, that of the network's training prior. Both numbers wer
 (benchmarks/jump_estimators.py). Where data contradict the network's rates, `estimation.fit_fim_em` does without it.
 
 The network has seen the same data, so this prior counts them twice. Standard errors therefore do not use it: they come
-from the likelihood and a prior of strength b0 only, worth half a jump at least. b0 = mean/variance of the training rates, 4.6 per tenth of the
-length of a path (section 3: mean 0.314, variance 0.068 for paths of length 10).
+from the likelihood and a prior of strength b0 only, worth half a jump at least. b0 = mean/variance of the training
+rates, 4.6 per tenth of the length of a path (section 3: mean 0.314, variance 0.068 for paths of length 10).
 """
 
 from __future__ import annotations
