@@ -12,10 +12,15 @@ Names are loaded on first use; `import sciflow` does not load this module.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sciflow.core.jump_paths import JumpPaths
+    from sciflow.core.noise import Noise
     from sciflow.domains.jumps.data import Paths
     from sciflow.domains.jumps.estimation import estimate
     from sciflow.domains.jumps.files import read_paths
@@ -36,6 +41,8 @@ _PUBLIC = {
     "read_paths": "files",
     "true_rates": "sets",
 }
+FEW_PATHS = 100  # up to which uniformisation is faster than Gillespie's method (benchmarks/gillespie.py)
+MOST_EVENTS = 2_000_000  # of uniformisation in one move: 100 MB
 __all__ = [
     "Estimate",
     "GammaPrior",
@@ -71,7 +78,7 @@ def simulate(
     names: Sequence[str] = (),
     seed: int = 0,
 ) -> Paths:
-    """Exact paths of a jump process: with every jump (Gillespie), or on a grid.
+    """Exact paths of a jump process: with every jump, or on a grid.
 
     Args:
         rates: (S, S) rates of i -> j; the diagonal is ignored.
@@ -102,23 +109,29 @@ def simulate(
     S = len(F)
     if law.shape != (S,) or (law < 0).any() or not np.isclose(law.sum(), 1):
         raise UserError(f"simulate: got an initial law {law}, expected {S} probabilities that sum to 1")
+    noise, names = Fresh(seed), tuple(names)
     if times is not None:
         grid = torch.as_tensor(np.asarray(times, float))
-        states = grid_paths(torch.from_numpy(F), torch.from_numpy(law), grid, count, Fresh(seed)).numpy()
+        states = grid_paths(torch.from_numpy(F), torch.from_numpy(law), grid, count, noise).numpy()
         return Paths.of(grid.numpy(), states, states_count=S, unit=unit, names=names)
+    first = torch.multinomial(torch.from_numpy(law), count, replacement=True, generator=noise.generator)
+    paths = _every_jump(torch.from_numpy(F), first, float(end or 0), noise)
+    return Paths(paths.times.numpy(), paths.lengths.numpy(), paths.states.numpy(), None, S, unit, names, complete=True)
+
+
+def _every_jump(F: Tensor, first: Tensor, end: float, noise: Noise) -> JumpPaths:
+    """Paths from the states `first` (n,) at 0 to `end`. Many paths jump side by side, a few long ones all at once."""
     from sciflow.core.grids import Physical
     from sciflow.core.sampler import Sampler
     from sciflow.core.state import Layout, State
-    from sciflow.processes.jump import Jump, KnownRates
+    from sciflow.processes.jump import Chain, KnownRates
     from sciflow.solvers.gillespie import Gillespie
+    from sciflow.solvers.uniformisation import Uniformisation
 
-    process, noise = Jump(S), Fresh(seed)
-    first = torch.multinomial(torch.from_numpy(law), count, replacement=True, generator=noise.generator)
-    sampler = Sampler({"s": process}, {"s": Gillespie(record=True)}, Physical(0.0, float(end)))  # type: ignore[arg-type]
-    run = sampler.run(
-        State({"s": first}, {"s": Layout(count)}), KnownRates(process, torch.from_numpy(F)), noise, steps=1
-    )
-    paths = run.memory["s"].paths()
-    return Paths(
-        paths.times.numpy(), paths.lengths.numpy(), paths.states.numpy(), None, S, unit, tuple(names), complete=True
-    )
+    process = Chain(F)
+    events = len(first) * end * float(-F.diagonal().min())
+    moves = 1 if len(first) > FEW_PATHS else math.ceil(max(events, 1) / MOST_EVENTS)
+    solver = Gillespie(record=True) if len(first) > FEW_PATHS else Uniformisation(record=True)
+    sampler = Sampler({"s": process}, {"s": solver}, Physical(0.0, end))
+    start = State({"s": first}, {"s": Layout(len(first))})
+    return sampler.run(start, KnownRates(process, F), noise, steps=moves).memory["s"].paths()

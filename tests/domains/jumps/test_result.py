@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 import sciflow.jumps as jumps
 from sciflow.core.errors import UserError
 from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.judging import distance
+from sciflow.domains.jumps.rate_prior import NONE
 from sciflow.domains.jumps.result import Estimate, relaxation, stationary
 from sciflow.domains.jumps.systems import flashing_ratchet
 
@@ -137,6 +139,20 @@ def test_simulation_on_a_grid_and_with_every_jump_agree():
     for states in (grid.states[:, 1], last):  # type: ignore[index]
         share = np.bincount(states, minlength=6) / 4000
         assert (abs(share - truth) < 4.42 * np.sqrt(truth * (1 - truth) / 4000)).all()
+
+
+def test_one_long_path(monkeypatch: pytest.MonkeyPatch):
+    """144 000 jumps in several moves: z of 18 rates below 4.9 and an exponential dwell time in state 0 (1e-5 each)."""
+    F = flashing_ratchet(1.0)
+    monkeypatch.setattr(jumps, "MOST_EVENTS", 50_000)
+    path = jumps.simulate(F, 1, end=50_000.0, seed=3)
+    assert path.times[0, -1] == 50_000 and (np.diff(path.times[0]) > 0).all()
+    found = jumps.estimate(path, prior=NONE)
+    edges = F > 0
+    assert (np.abs(found.rates - F)[edges] < 4.9 * found.stderr[edges]).all()
+    assert path.states is not None
+    dwell = np.diff(path.times[0])[:-1][path.states[0, :-2] == 0]
+    assert kstest(dwell, "expon", args=(0, -1 / F[0, 0])).pvalue > 1e-5
 
 
 def test_simulation_refuses():
