@@ -24,6 +24,7 @@ import torch
 from sciflow.metrics.transport import wasserstein
 from sciflow.networks.references import Brownian, LotkaVolterra, Reference
 from sciflow.training.schrodinger.alternation import Round, alternate
+from sciflow.training.schrodinger.engine import Problem
 from sciflow.training.schrodinger.gp_ipf import GaussianProcessIPF
 from sciflow.training.schrodinger.snapshots import Snapshots
 from sciflow.training.schrodinger.theta import AdamSteps
@@ -47,7 +48,7 @@ def first_interval(data: Snapshots, references: dict[str, Reference], iterations
         for count in range(1, iterations + 1):
             start = time.process_time()
             engine = GaussianProcessIPF(iterations=count)
-            law = engine.bridge(train, reference, SIGMA, DT, torch.Generator().manual_seed(seed), {})
+            law = engine.bridge(Problem(train, SIGMA, DT, seed), reference, {})
             paths = law.through(0, torch.as_tensor(train.points[0]), torch.Generator().manual_seed(seed))
             middle = wasserstein(paths[:, paths.shape[1] // 2].numpy(), data.points[1])
             end = wasserstein(paths[:, -1].numpy(), data.points[2])

@@ -134,12 +134,12 @@ def bridge(
     train, held = Snapshots.of(cells.points, cells.times).split(held_times)
     family, noise, step = _problem(cells, train, reference, sigma, dt)
     solver = engine_of(engine)
-    settings = {
+    settings: dict[str, Any] = {
         **asked,
         "cells": _digest(cells),
         "reference": _config(family),
-        "sigma": float(noise),
-        "dt": float(step),
+        "sigma": noise,
+        "dt": step,
         "engine": to_config(solver),
         "rounds": int(rounds),
         "holdout": [float(t) for t in held_times],
@@ -149,26 +149,15 @@ def bridge(
         "seed": int(seed),
     }
     grown = _grown(adata, cells, train, asked["growth"], noise)
-    if grown is not None:
-        train = train.weighted(grown.weights)
+    train = train if grown is None else train.weighted(grown.weights)
 
     def told(done: Round) -> None:
         progress("rounds", min(done.number / max(rounds, 1), 1.0))
 
     with _state(adata, folder, settings) as place:
+        numbers = {name: settings[name] for name in ("sigma", "dt", "rounds", "tolerance", "seed")}  # as `restore` does
         fitted = alternate(
-            train,
-            family,
-            solver,
-            sigma=noise,
-            dt=step,
-            rounds=rounds,
-            theta_step=theta_step,
-            acceleration=acceleration,
-            tolerance=tolerance,
-            seed=seed,
-            folder=place,
-            told=told,
+            train, family, solver, theta_step=theta_step, acceleration=acceleration, folder=place, told=told, **numbers
         )
         state = np.frombuffer((Path(place) / FILE).read_bytes(), np.uint8)
     progress("rounds", 1.0)
@@ -244,7 +233,7 @@ def _problem(
         raise UserError(f"sigma: got {noise:g}, expected a finite number > 0 (noise per square root of time)")
     if isinstance(family, references.Callable):
         check_drift(family, train)
-    return family, noise, step
+    return family, float(noise), float(step)
 
 
 def largest_plan(snapshots: Snapshots) -> int:

@@ -22,14 +22,11 @@ from torch import Tensor
 from sciflow.core.config import Configurable
 from sciflow.core.errors import UserError
 from sciflow.networks.references import Reference
-from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw
+from sciflow.training.schrodinger.engine import FIT, PATHS, Engine, PathLaw, Problem
 from sciflow.training.schrodinger.history import History, fingerprint, load, save
 from sciflow.training.schrodinger.result import SchrodingerBridge
 from sciflow.training.schrodinger.snapshots import Snapshots
 from sciflow.training.schrodinger.theta import ThetaStep, default_step, get_theta, set_theta, uncertainty
-
-__all__ = ["Anderson", "Engine", "Increments", "PathLaw", "Round", "alternate"]
-BRIDGE, PATHS, FIT = range(3)  # streams of random numbers; the same in every round
 
 
 class Anderson(Configurable):
@@ -113,54 +110,48 @@ def alternate(
     Raises:
         UserError: sigma, dt or rounds out of range; a family of another dimension; the folder holds another problem.
     """
-    _check(snapshots, reference, sigma, dt, rounds)
+    problem = Problem(snapshots, sigma, dt, seed)
+    _check(problem, reference, rounds)
     reference = copy.deepcopy(reference)
     step = theta_step if theta_step is not None else default_step(reference)
-    problem = fingerprint(snapshots, reference, (engine, step, acceleration), sigma, dt, seed)
-    history = load(folder, problem) or History(thetas=[get_theta(reference)])
-
-    def generator(stream: int) -> torch.Generator:
-        return torch.Generator().manual_seed(3 * seed + stream)
-
-    def bridge() -> PathLaw:
-        set_theta(reference, history.thetas[-1])
-        history.before, history.warm = history.warm, {}
-        law = engine.bridge(snapshots, reference, sigma, dt, generator(BRIDGE), history.before)
-        history.warm = law.warm()
-        history.objectives.append(law.objective)
-        history.effective.append(law.effective if law.effective is not None else torch.zeros(0, dtype=torch.float64))
-        return law
-
+    digest = fingerprint(problem, reference, (engine, step, acceleration))
+    history = load(folder, digest) or History(thetas=[get_theta(reference)])
     start = time.process_time()
-    if history.objectives:  # an interrupted fit: the last law again
-        set_theta(reference, history.thetas[-1])
-        law = engine.restore(snapshots, reference, sigma, dt, generator(BRIDGE), history.before, history.warm)
-    else:
-        law = bridge()
     while True:
+        law = _bridge(problem, reference, engine, history)
         if len(history.seconds) < len(history.objectives):
             history.seconds.append(time.process_time() - start)
-            save(folder, problem, history)
+            save(folder, digest, history)
             told(Round(len(history.objectives) - 1, law, history.thetas[-1], history.seconds[-1]))
         if len(history.mapped) >= rounds or len(history.thetas[-1]) == 0 or history.settled(tolerance):
             break
         start = time.process_time()
-        step.fit(reference, law.increments(generator(PATHS)), generator(FIT))
+        step.fit(reference, law.increments(problem.generator(PATHS)), problem.generator(FIT))
         history.mapped.append(get_theta(reference))
         history.thetas.append(acceleration.next(history) if acceleration is not None else history.mapped[-1])
-        law = bridge()
-    errors = uncertainty(reference, law.increments(generator(PATHS)), sigma)
+    errors = uncertainty(reference, law.increments(problem.generator(PATHS)), sigma)
     return SchrodingerBridge(snapshots, reference, sigma, dt, engine, law, history, errors, seed)
 
 
-def _check(snapshots: Snapshots, reference: Reference, sigma: float, dt: float, rounds: int) -> None:
-    for name, value in (("sigma", sigma), ("dt", dt)):
-        if not 0 < value < float("inf"):
-            raise UserError(f"{name}: got {value}, expected a finite number > 0")
+def _bridge(problem: Problem, reference: Reference, engine: Engine, history: History) -> PathLaw:
+    """The Q-step of the last theta; one that the history knows (an interrupted fit) is only restored."""
+    set_theta(reference, history.thetas[-1])
+    fixed = copy.deepcopy(reference)  # the law keeps it, the theta-step moves the other
+    if len(history.objectives) == len(history.thetas):
+        return engine.restore(problem, fixed, history.before, history.warm)
+    history.before = history.warm
+    law = engine.bridge(problem, fixed, history.before)
+    history.warm = law.warm()
+    history.objectives.append(law.objective)
+    history.effective.append(law.effective if law.effective is not None else torch.zeros(0, dtype=torch.float64))
+    return law
+
+
+def _check(problem: Problem, reference: Reference, rounds: int) -> None:
     if rounds < 0:
         raise UserError(f"rounds: got {rounds}, expected 0 or more")
-    if reference.dim not in (None, snapshots.dimension):
+    if reference.dim not in (None, problem.snapshots.dimension):
         raise UserError(
             f"reference {type(reference).__name__} is made for dimension {reference.dim}, the data have dimension "
-            f"{snapshots.dimension}; take another reference or other coordinates"
+            f"{problem.snapshots.dimension}; take another reference or other coordinates"
         )

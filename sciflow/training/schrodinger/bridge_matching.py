@@ -18,8 +18,8 @@ Each interval runs in unit time; one scalar standardises all coordinates, so tha
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from sciflow.core.noise import Fresh
 from sciflow.metrics.transport import exact_plan
 from sciflow.networks.references import Brownian, Reference
 from sciflow.training.schedules import WarmupCosine
-from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, interval_grid
+from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, Problem
 from sciflow.training.schrodinger.pairing import (
     Batch,
     BrownianBridges,
@@ -113,21 +113,13 @@ class BridgeMatching(Engine):
         self.steps, self.batch, self.width, self.rate = steps, batch, width, rate
         self.pairing, self.projections = pairing or MinibatchSinkhorn(), projections
 
-    def bridge(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        previous: Mapping[str, Tensor],
-    ) -> MatchingLaw:
+    def bridge(self, problem: Problem, reference: Reference, previous: Mapping[str, Tensor]) -> MatchingLaw:
         """Pairs, then the regression; from the second round on it starts at the last round's weights."""
-        reference = copy.deepcopy(reference)
-        law = self._law(snapshots, reference, sigma, dt, generator, previous)
+        generator = problem.generator()
+        law = self._law(problem, reference, previous, generator)
         pairs = [
-            self.pairing.draw(law.clouds[k], law.clouds[k + 1], transition_cost(reference, grid, sigma), generator)
-            for k, grid in enumerate(law.grids)
+            self.pairing.draw(*ends, transition_cost(reference, grid, law.sigma), generator)
+            for ends, grid in zip(pairwise(law.clouds), law.grids, strict=True)
         ]
         self._fit(law, pairs, generator)
         for projection in range(1, self.projections):
@@ -137,33 +129,21 @@ class BridgeMatching(Engine):
         return law
 
     def restore(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        previous: Mapping[str, Tensor],
-        warm: Mapping[str, Tensor],
+        self, problem: Problem, reference: Reference, previous: Mapping[str, Tensor], warm: Mapping[str, Tensor]
     ) -> MatchingLaw:
         """The network again; nothing is fitted."""
-        law = self._law(snapshots, copy.deepcopy(reference), sigma, dt, generator, warm)
+        generator = problem.generator()
+        law = self._law(problem, reference, warm, generator)
         law.score_reference(generator)
         return law
 
     def _law(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        weights: Mapping[str, Tensor],
+        self, problem: Problem, reference: Reference, weights: Mapping[str, Tensor], generator: torch.Generator
     ) -> MatchingLaw:
-        network = DriftNetwork(snapshots, self.width, generator)
+        network = DriftNetwork(problem.snapshots, self.width, generator)
         if weights:
             network.load_state_dict(dict(weights))
-        return MatchingLaw(snapshots, network, reference, sigma, dt)
+        return MatchingLaw(problem, network, reference)
 
     def _fit(self, law: MatchingLaw, pairs: list[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
         """Adam on the drifts of bridges; the weights 1 - u and u keep the variance of the targets bounded."""
@@ -198,16 +178,10 @@ class MatchingLaw(PathLaw):
         objective: 1/(2 sigma^2) E_Q int |b - b_theta|^2 dt over paths started at the cells of each interval.
     """
 
-    def __init__(
-        self, snapshots: Snapshots, network: DriftNetwork, reference: Reference, sigma: float, dt: float
-    ) -> None:
-        self.network, self.reference, self.sigma = network, reference, sigma
-        self.times = torch.as_tensor(snapshots.times)
-        self.clouds = [
-            Cloud(torch.as_tensor(x), torch.as_tensor(w))
-            for x, w in zip(snapshots.points, snapshots.weights, strict=True)
-        ]
-        self.grids = [interval_grid(*ends, dt) for ends in zip(snapshots.times[:-1], snapshots.times[1:], strict=True)]
+    def __init__(self, problem: Problem, network: DriftNetwork, reference: Reference) -> None:
+        self.network, self.reference, self.sigma = network, reference, problem.sigma
+        self.times, self.grids = torch.as_tensor(problem.snapshots.times), problem.grids
+        self.clouds = [Cloud(*one) for one in zip(problem.clouds, problem.masses, strict=True)]
 
     def bridges(
         self, k: int, starts: Tensor, ends: Tensor, generator: torch.Generator

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,6 +19,55 @@ from sciflow.core.config import Configurable
 from sciflow.core.errors import UserError
 from sciflow.networks.references import Reference
 from sciflow.training.schrodinger.snapshots import Snapshots
+
+BRIDGE, PATHS, FIT = range(3)  # streams of random numbers: Q-step, samples of Q, theta-step
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is bridged, and how finely: the same in every round.
+
+    Attributes:
+        snapshots: Populations at K times.
+        sigma: Noise of data and reference, > 0, in units of x per square root of time.
+        dt: Largest step of the time grid, > 0.
+        seed: Seed of all random numbers.
+
+    Raises:
+        UserError: sigma or dt out of range.
+    """
+
+    snapshots: Snapshots
+    sigma: float
+    dt: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("sigma", self.sigma), ("dt", self.dt)):
+            if not 0 < value < float("inf"):
+                raise UserError(f"{name}: got {value}, expected a finite number > 0")
+
+    @property
+    def clouds(self) -> list[Tensor]:
+        """Cells of each snapshot, (n_k, d)."""
+        return [torch.from_numpy(points) for points in self.snapshots.points]
+
+    @property
+    def masses(self) -> list[Tensor]:
+        """Their weights, (n_k,)."""
+        return [torch.from_numpy(weights) for weights in self.snapshots.weights]
+
+    @property
+    def grids(self) -> list[Tensor]:
+        """Time grid of each interval, (N_k + 1,)."""
+        return [interval_grid(*ends, self.dt) for ends in pairwise(self.snapshots.times.tolist())]
+
+    def generator(self, stream: int = BRIDGE) -> torch.Generator:
+        """Source of random numbers, in the same state in every round.
+
+        Common random numbers make the alternation a fixed map, so that it converges and can be accelerated.
+        """
+        return torch.Generator().manual_seed(3 * self.seed + stream)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,39 +141,20 @@ class Engine(Configurable, ABC):
     """Solver of the Q-step."""
 
     @abstractmethod
-    def bridge(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        previous: Mapping[str, Tensor],
-    ) -> PathLaw:
+    def bridge(self, problem: Problem, reference: Reference, previous: Mapping[str, Tensor]) -> PathLaw:
         """The bridge of a reference.
 
         Args:
-            snapshots: Populations at K times.
-            reference: Drift of the reference; must not be changed.
-            sigma: Noise of data and reference, > 0, in units of x per square root of time.
-            dt: Largest step of the time grid.
-            generator: Source of all random numbers, in the same state in every round (common random numbers make the
-                alternation a fixed map, so that it converges and can be accelerated).
+            problem: The same in every round.
+            reference: Drift of the reference; the law keeps it, so it must not be changed any more.
             previous: `warm()` of the last round's law; empty in the first.
         """
 
     def restore(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        previous: Mapping[str, Tensor],
-        warm: Mapping[str, Tensor],
+        self, problem: Problem, reference: Reference, previous: Mapping[str, Tensor], warm: Mapping[str, Tensor]
     ) -> PathLaw:
         """The law that `bridge` gave for the same arguments, whose `warm()` is known: solved again by default."""
-        return self.bridge(snapshots, reference, sigma, dt, generator, previous)
+        return self.bridge(problem, reference, previous)
 
 
 def interval_grid(start: float, end: float, dt: float) -> Tensor:

@@ -16,9 +16,9 @@ of cells times steps.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from sciflow.core.errors import UserError
 from sciflow.core.noise import Fresh
 from sciflow.networks.references import Reference
-from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, interval_grid
+from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, Problem
 from sciflow.training.schrodinger.gaussian_process import ExactGP
 from sciflow.training.schrodinger.regressors import Drift, DriftData, Regressor
 from sciflow.training.schrodinger.result import simulate
@@ -61,23 +61,15 @@ class GaussianProcessIPF(Engine):
             raise UserError(f"iterations: got {iterations}, expected 1 or more")
         self.iterations, self.regressor = iterations, regressor or ExactGP()
 
-    def bridge(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        previous: Mapping[str, Tensor],
-    ) -> IPFLaw:
+    def bridge(self, problem: Problem, reference: Reference, previous: Mapping[str, Tensor]) -> IPFLaw:
         """IPF from scratch in every interval: the published rounds do not start from the last one's drifts."""
-        reference = copy.deepcopy(reference)  # fitted drifts may be about it, and the alternation moves its parameters
-        starts = [_cells(snapshots, k, generator) for k in range(len(snapshots))]
-        grids = [interval_grid(*ends, dt) for ends in zip(snapshots.times[:-1], snapshots.times[1:], strict=True)]
+        generator = problem.generator()
+        starts = [_cells(problem.snapshots, k, generator) for k in range(len(problem.snapshots))]
         intervals = [
-            self.interval(starts[k], starts[k + 1], times, reference, sigma, generator) for k, times in enumerate(grids)
+            self.interval(*ends, times, reference, problem.sigma, generator)
+            for ends, times in zip(pairwise(starts), problem.grids, strict=True)
         ]
-        return IPFLaw(snapshots, intervals, reference, sigma, generator)
+        return IPFLaw(problem, intervals, reference, generator)
 
     def interval(
         self, start: Tensor, end: Tensor, times: Tensor, reference: Drift, sigma: float, generator: torch.Generator
@@ -107,24 +99,19 @@ class IPFLaw(PathLaw):
     """
 
     def __init__(
-        self,
-        snapshots: Snapshots,
-        intervals: list[Interval],
-        reference: Reference,
-        sigma: float,
-        generator: torch.Generator,
+        self, problem: Problem, intervals: list[Interval], reference: Reference, generator: torch.Generator
     ) -> None:
-        self.snapshots, self.intervals, self.sigma = snapshots, intervals, sigma
+        self.snapshots, self.sigma, self.intervals = problem.snapshots, problem.sigma, intervals
         self.grid = torch.cat([intervals[0].times[:1], *(one.times[1:] for one in intervals)])
         self.ends, terms = [], []
-        for k, one in enumerate(intervals):
-            paths = simulate(one.forward, torch.as_tensor(snapshots.points[k]), one.times, sigma, _noise(generator))
+        for one, cells, mass in zip(intervals, problem.clouds, problem.masses, strict=False):
+            paths = simulate(one.forward, cells, one.times, self.sigma, _noise(generator))
             with torch.no_grad():
                 for j, t in enumerate(one.times[:-1]):
                     gap = (one.forward(paths[:, j], t) - reference(paths[:, j], t)).square().sum(1)
-                    terms.append(torch.as_tensor(snapshots.weights[k]) @ gap * (one.times[j + 1] - t))
+                    terms.append(mass @ gap * (one.times[j + 1] - t))
             self.ends.append(paths[:, -1])
-        self.objective = float(sum(terms)) / (2 * sigma**2)
+        self.objective = float(sum(terms)) / (2 * self.sigma**2)
 
     def sample(self, n: int, times: Tensor, generator: torch.Generator) -> Tensor:
         """Paths through cells drawn from all snapshots; between grid points, Brownian bridges.

@@ -17,7 +17,7 @@ from sciflow.core.config import Configurable, to_config
 from sciflow.core.errors import UserError
 from sciflow.core.files import replacing
 from sciflow.networks.references import Reference
-from sciflow.training.schrodinger.snapshots import Snapshots
+from sciflow.training.schrodinger.engine import Problem
 
 FILE = "rounds.safetensors"
 NUMBERED = ("thetas", "mapped", "effective")  # lists of tensors
@@ -53,16 +53,10 @@ class History:
         return all(float(((new - old) / (new.abs() + 1e-3)).abs().max()) < tolerance for old, new in ((a, b), (b, c)))
 
 
-def fingerprint(
-    snapshots: Snapshots,
-    reference: Reference,
-    parts: Sequence[Configurable | None],
-    sigma: float,
-    dt: float,
-    seed: int,
-) -> str:
+def fingerprint(problem: Problem, reference: Reference, parts: Sequence[Configurable | None]) -> str:
     """A digest of everything that the rounds depend on; a reference counts by its drift at the data."""
-    digest = hashlib.sha256(json.dumps([to_config(parts), sigma, dt, seed]).encode())
+    snapshots = problem.snapshots
+    digest = hashlib.sha256(json.dumps([to_config(parts), problem.sigma, problem.dt, problem.seed]).encode())
     digest.update(type(reference).__qualname__.encode() + snapshots.times.tobytes())
     for points, weights, time in zip(snapshots.points, snapshots.weights, snapshots.times.tolist(), strict=True):
         with torch.no_grad():
@@ -74,7 +68,7 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def save(folder: str | Path | None, problem: str, history: History) -> None:
+def save(folder: str | Path | None, digest: str, history: History) -> None:
     """Write all rounds in one step; nothing without a folder."""
     if folder is None:
         return
@@ -85,10 +79,10 @@ def save(folder: str | Path | None, problem: str, history: History) -> None:
         **{f"{name}.{key}": v for name in ("before", "warm") for key, v in getattr(history, name).items()},
     }
     with replacing(Path(folder) / FILE) as path:
-        save_file({name: v.detach().clone().contiguous() for name, v in tensors.items()}, path, {"problem": problem})
+        save_file({name: v.detach().clone().contiguous() for name, v in tensors.items()}, path, {"problem": digest})
 
 
-def load(folder: str | Path | None, problem: str) -> History | None:
+def load(folder: str | Path | None, digest: str) -> History | None:
     """The rounds of an earlier fit of the same problem; None if there are none.
 
     Raises:
@@ -102,7 +96,7 @@ def load(folder: str | Path | None, problem: str) -> History | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it to start anew") from None
-    if found != problem:
+    if found != digest:
         raise UserError(
             f"{path}: holds rounds of other data or settings; remove it to start anew, or choose another folder "
             "(CLI: --out)"

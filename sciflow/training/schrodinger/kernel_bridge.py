@@ -11,18 +11,18 @@ neither theta nor sigma. So J may also be compared between values of sigma (a he
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from sciflow.core.errors import UserError
-from sciflow.couplings.sinkhorn import Plan, sinkhorn
+from sciflow.couplings.sinkhorn import sinkhorn
 from sciflow.networks.references import Reference
-from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, interval_grid
-from sciflow.training.schrodinger.linear_noise import bridges, transition
+from sciflow.training.schrodinger.engine import Engine, Increments, PathLaw, Problem, interval_grid
+from sciflow.training.schrodinger.linear_noise import Bridges, bridges, transition
 from sciflow.training.schrodinger.snapshots import Snapshots
 
 LIKELY = 1e-3  # pairs with less than this share of an average cell's mass keep their linear-noise density
@@ -43,48 +43,20 @@ class KernelBridge(Engine):
             raise UserError(f"got {paths} paths and {draws} draws, expected at least 2 and 1")
         self.paths, self.reweight, self.draws = paths, reweight, draws
 
-    def bridge(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        generator: torch.Generator,
-        previous: Mapping[str, Tensor],
-    ) -> KernelLaw:
+    def bridge(self, problem: Problem, reference: Reference, previous: Mapping[str, Tensor]) -> KernelLaw:
         """Solve all intervals, then draw the paths of the theta-step."""
-        clouds = [torch.from_numpy(points) for points in snapshots.points]
-        masses = [torch.from_numpy(weights) for weights in snapshots.weights]
-        times = snapshots.times.tolist()
-        plans, densities = [], []
-        for k in range(len(times) - 1):
-            grid = interval_grid(times[k], times[k + 1], dt)
-            density = transition(reference, clouds[k], grid, sigma).log_prob(clouds[k + 1])
-            if self.reweight:
-                plan = sinkhorn(-density, masses[k], masses[k + 1])
-                density = self._estimated(density, plan, reference, clouds[k : k + 2], grid, sigma, generator)
-            plans.append(sinkhorn(-density, masses[k], masses[k + 1]))
-            densities.append(density)
-        law = KernelLaw(snapshots, copy.deepcopy(reference), sigma, dt, plans, densities)
+        generator, law = problem.generator(), KernelLaw(problem, reference, linear_densities(problem, reference))
+        if self.reweight:
+            law = KernelLaw(problem, reference, [self._estimated(law, k, generator) for k in range(len(law.plans))])
         law.draw(self.paths, self.reweight, generator)
         return law
 
-    def _estimated(
-        self,
-        density: Tensor,
-        plan: Plan,
-        reference: Reference,
-        ends: list[Tensor],
-        grid: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Log densities (n, m), those of likely pairs replaced by the mean weight of their bridges."""
-        i, j = (plan.log > math.log(LIKELY / max(plan.log.shape))).nonzero(as_tuple=True)
-        x, y = (end[which].repeat_interleave(self.draws, 0) for end, which in zip(ends, (i, j), strict=True))
-        bridge = bridges(reference, x, y, grid, sigma)
-        weights = bridge.log_weight(reference, sigma, *bridge.sample(generator)).unflatten(0, (-1, self.draws))
-        density = density.clone()
+    def _estimated(self, law: KernelLaw, k: int, generator: torch.Generator) -> Tensor:
+        """Log densities (n, m) of interval k, those of likely pairs replaced by the mean weight of their bridges."""
+        plan, density = law.plans[k].log, law.densities[k].clone()
+        i, j = (plan > math.log(LIKELY / max(plan.shape))).nonzero(as_tuple=True)
+        bridge = law.bridges(k, i.repeat_interleave(self.draws), j.repeat_interleave(self.draws), law.grids[k])
+        weights = bridge.log_weight(law.reference, law.sigma, *bridge.sample(generator)).unflatten(0, (-1, self.draws))
         density[i, j] = weights.logsumexp(1) - math.log(self.draws)
         return density
 
@@ -93,28 +65,20 @@ class KernelLaw(PathLaw):
     """The glued bridges of Engine B.
 
     Args:
-        snapshots: What is joined.
+        problem: What is joined.
         reference: The reference, not to be changed any more.
-        sigma: Noise.
-        dt: Largest step.
-        plans: Coupling of each interval.
         densities: log p(y_j | x_i) of each interval, (n_k, n_{k+1}).
+
+    Attributes:
+        plans: Coupling of each interval.
     """
 
-    def __init__(
-        self,
-        snapshots: Snapshots,
-        reference: Reference,
-        sigma: float,
-        dt: float,
-        plans: list[Plan],
-        densities: list[Tensor],
-    ) -> None:
-        self.reference, self.sigma, self.dt, self.plans, self.densities = reference, sigma, dt, plans, densities
-        self.times = snapshots.times.tolist()
-        self.clouds = [torch.from_numpy(points) for points in snapshots.points]
-        self.masses = [torch.from_numpy(weights) for weights in snapshots.weights]
-        self.objective = sum(plan.value - _log_mean(a) for plan, a in zip(plans, self.masses[:-1], strict=True))
+    def __init__(self, problem: Problem, reference: Reference, densities: list[Tensor]) -> None:
+        self.reference, self.sigma, self.dt, self.densities = reference, problem.sigma, problem.dt, densities
+        self.times, self.grids = problem.snapshots.times.tolist(), problem.grids
+        self.clouds, self.masses = problem.clouds, problem.masses
+        self.plans = [sinkhorn(-p, *ab) for p, ab in zip(densities, pairwise(self.masses), strict=True)]
+        self.objective = sum(plan.value - _log_mean(a) for plan, a in zip(self.plans, self.masses[:-1], strict=True))
         self._increments: Increments | None = None
 
     def coupling(self, k: int) -> Tensor:
@@ -132,9 +96,8 @@ class KernelLaw(PathLaw):
         Velocities are conditional means, so only the positions are random.
         """
         cells, parts, effective = self._chain(paths // 2, 0, len(self.times) - 1, generator), [], []
-        for k in range(len(self.times) - 1):
-            grid = interval_grid(self.times[k], self.times[k + 1], self.dt)
-            bridge = bridges(self.reference, *self._ends(k, cells[k:]), grid, self.sigma)
+        for k, grid in enumerate(self.grids):
+            bridge = self.bridges(k, cells[k], cells[k + 1], grid)
             path, noise = bridge.sample(generator)
             both = [(path, noise), (bridge.run(-noise), -noise)]
             log_weight = torch.cat([bridge.log_weight(self.reference, self.sigma, *one) for one in both])
@@ -159,10 +122,9 @@ class KernelLaw(PathLaw):
         for k in range(first, last + 1):
             wanted = times[interval == k]
             if len(wanted):
-                own = interval_grid(self.times[k], self.times[k + 1], self.dt)
-                inside = wanted[(wanted - own[:, None]).abs().min(0).values > 1e-9]
-                grid = torch.cat([own, inside]).sort().values
-                bridge = bridges(self.reference, *self._ends(k, cells[k - first :]), grid, self.sigma)
+                inside = wanted[(wanted - self.grids[k][:, None]).abs().min(0).values > 1e-9]
+                grid = torch.cat([self.grids[k], inside]).sort().values
+                bridge = self.bridges(k, cells[k - first], cells[k - first + 1], grid)
                 rows = (wanted - grid[:, None]).abs().argmin(0)
                 parts.append(bridge.sample(generator)[0][rows])
         paths = torch.cat(parts).transpose(0, 1)
@@ -184,9 +146,9 @@ class KernelLaw(PathLaw):
         with torch.no_grad():
             return self.reference(x, t) + self.sigma**2 * pull
 
-    def _ends(self, k: int, cells: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Cells at both ends of interval k, given their indices at snapshots k, k + 1, ..."""
-        return self.clouds[k][cells[0]], self.clouds[k + 1][cells[1]]
+    def bridges(self, k: int, i: Tensor, j: Tensor, grid: Tensor) -> Bridges:
+        """Bridges of the reference from cells i (n,) of snapshot k to cells j (n,) of k + 1."""
+        return bridges(self.reference, self.clouds[k][i], self.clouds[k + 1][j], grid, self.sigma)
 
     def _chain(self, n: int, first: int, last: int, generator: torch.Generator) -> list[Tensor]:
         """Indices of cells of n draws of the Markov chain of couplings from snapshot `first` to `last`, (n,) each."""
@@ -199,21 +161,22 @@ class KernelLaw(PathLaw):
         return cells
 
 
+def linear_densities(problem: Problem, reference: Reference) -> list[Tensor]:
+    """log p(y_j | x_i) of each interval by linear noise, (n_k, n_{k+1})."""
+    return [
+        transition(reference, start, grid, problem.sigma).log_prob(end)
+        for grid, (start, end) in zip(problem.grids, pairwise(problem.clouds), strict=True)
+    ]
+
+
 def sigma_profile(snapshots: Snapshots, reference: Reference, sigmas: Sequence[float], dt: float) -> list[float]:
     """J of the static problems for several noises: a heuristic for the choice of sigma, the least is the best.
 
     The normalisers of the densities are in J, so values are comparable; but cells are few, and a coupling that fits
     them exactly favours small sigma. Every sigma is given the same reference drift.
     """
-    clouds, masses = ([torch.from_numpy(v) for v in part] for part in (snapshots.points, snapshots.weights))
-    values = []
-    for sigma in sigmas:
-        total = 0.0
-        for k, (start, end) in enumerate(zip(snapshots.times[:-1], snapshots.times[1:], strict=True)):
-            density = transition(reference, clouds[k], interval_grid(start, end, dt), sigma).log_prob(clouds[k + 1])
-            total += sinkhorn(-density, masses[k], masses[k + 1]).value - _log_mean(masses[k])
-        values.append(total)
-    return values
+    problems = [Problem(snapshots, sigma, dt) for sigma in sigmas]
+    return [KernelLaw(one, reference, linear_densities(one, reference)).objective for one in problems]
 
 
 def _log_mean(weights: Tensor) -> float:

@@ -37,6 +37,11 @@ def test_arrays_and_adata_give_the_same_fit(genes_adata, fit):
     assert np.allclose(fit.bridge.coupling(0).sum(1), 1 / 25, atol=1e-6)
 
 
+def test_whole_and_numpy_numbers_are_restored():
+    fit = cells.bridge(blobs(10), reference="ou", sigma=1, dt=np.float32(0.5), rounds=np.int64(1), seed=np.int64(2))
+    assert cells.restore(fit.adata).theta == fit.theta
+
+
 def test_results_survive_h5ad(fit, tmp_path):
     cells.trajectories(fit, n=7)
     cells.evaluate(fit, n=60)  # keeps the trajectories

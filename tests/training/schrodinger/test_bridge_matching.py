@@ -19,6 +19,7 @@ from sciflow.couplings.sinkhorn import sinkhorn
 from sciflow.networks.references import OU, Brownian
 from sciflow.training.schrodinger.alternation import alternate
 from sciflow.training.schrodinger.bridge_matching import BridgeMatching, MatchingLaw
+from sciflow.training.schrodinger.engine import Problem
 from sciflow.training.schrodinger.pairing import (
     BrownianBridges,
     Cloud,
@@ -152,7 +153,7 @@ def test_gaussian_bridge():
 
     Limits are about twice that; an uncoupled fit misses the drift by more than half.
     """
-    law = BridgeMatching(steps=1000).bridge(gaussians(4000), Brownian(), SIGMA, 0.1, generator(), {})
+    law = BridgeMatching(steps=1000).bridge(Problem(gaussians(4000), SIGMA, 0.1), Brownian(), {})
     for u, limit in ((0.1, 0.04), (0.5, 0.04), (0.9, 0.08)):
         drift, score = errors(law, u)
         assert drift < limit
@@ -160,9 +161,7 @@ def test_gaussian_bridge():
     assert (cross_covariance(law) - C).abs().max() < 0.06  # sampling: 5 standard errors
     x, t = torch.zeros(3, 2, dtype=F64), 1.0
     torch.testing.assert_close(law.velocity(x, t), law.drift(x, t) - SIGMA**2 / 2 * law.score(x, t))
-    loose = BridgeMatching(steps=300, pairing=Product()).bridge(
-        gaussians(4000), Brownian(), SIGMA, 0.1, generator(), {}
-    )
+    loose = BridgeMatching(steps=300, pairing=Product()).bridge(Problem(gaussians(4000), SIGMA, 0.1), Brownian(), {})
     assert errors(loose, 0.1)[0] > 0.15  # the planted fault
 
 
@@ -170,7 +169,7 @@ def test_gaussian_bridge():
 def test_projections_find_the_coupling():
     """From independent ends; measured after 6 projections: every entry within 0.012 of the golden covariance."""
     engine = BridgeMatching(steps=300, pairing=Product(), projections=6)
-    law = engine.bridge(gaussians(4000), Brownian(), SIGMA, 0.1, generator(), {})
+    law = engine.bridge(Problem(gaussians(4000), SIGMA, 0.1), Brownian(), {})
     assert (cross_covariance(law) - C).abs().max() < 0.06
     assert errors(law, 0.1)[0] < 0.06
 
@@ -182,7 +181,7 @@ def small() -> Snapshots:
 
 def test_paths_run_through_cells():
     snapshots, engine = small(), BridgeMatching(steps=3, width=8)
-    law = engine.bridge(snapshots, Brownian(), 0.5, 0.25, generator(), {})
+    law = engine.bridge(Problem(snapshots, 0.5, 0.25), Brownian(), {})
     times = torch.tensor([0.0, 0.3, 1.0, 2.0, 3.0], dtype=F64)
     paths = law.sample(24, times, generator())
     assert paths.shape == (24, 5, 2)

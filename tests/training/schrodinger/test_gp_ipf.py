@@ -12,6 +12,7 @@ import torch
 from sciflow.core.errors import UserError
 from sciflow.metrics.transport import wasserstein
 from sciflow.networks.references import OU, Brownian, LotkaVolterra
+from sciflow.training.schrodinger.engine import Problem
 from sciflow.training.schrodinger.gaussian_process import AboutReference, ExactGP, NystromGP, SquaredExponential
 from sciflow.training.schrodinger.gp_ipf import GaussianProcessIPF
 from sciflow.training.schrodinger.regressors import MLP, DriftData
@@ -100,7 +101,7 @@ def test_gaussian_bridge_and_the_bias_of_the_gp():
     mean 1.51 to 1.77 and variance 0.72 to 0.91 at 1/2, end mean 2.83 to 2.95, end deviation 0.59 to 0.90, covariance
     0.23 to 0.43. So the bridge is met in its mean within 0.3 and comes out too wide; the limits allow twice that.
     """
-    law = GaussianProcessIPF(iterations=5).bridge(gaussians(50), Brownian(), 1.0, 0.1, generator(), {})
+    law = GaussianProcessIPF(iterations=5).bridge(Problem(gaussians(50), 1.0, 0.1), Brownian(), {})
     start = torch.as_tensor(law.snapshots.points[0]).repeat(20, 1)
     paths = law.through(0, start, generator(1))[..., 0]
     middle, end = paths[:, 5], paths[:, -1]
@@ -119,7 +120,7 @@ def small() -> tuple[Snapshots, GaussianProcessIPF]:
 
 def test_law_runs_through_every_cell():
     snapshots, engine = small()
-    law = engine.bridge(snapshots, OU(2, 0.5), 0.5, 0.25, generator(), {})
+    law = engine.bridge(Problem(snapshots, 0.5, 0.25), OU(2, 0.5), {})
     times = torch.tensor([0.0, 0.1, 1.0, 2.9, 3.0], dtype=torch.float64)
     paths = law.sample(21, times, generator())
     assert paths.shape == (21, 5, 2)
@@ -140,16 +141,16 @@ def test_law_runs_through_every_cell():
     torch.testing.assert_close(law.drift(x, 1.0), later.forward(x, t))
 
 
-def test_same_generator_same_law():
+def test_same_seed_same_law():
     snapshots, engine = small()
-    first, second = (engine.bridge(snapshots, Brownian(), 0.5, 0.25, generator(), {}) for _ in range(2))
+    first, second = (engine.bridge(Problem(snapshots, 0.5, 0.25), Brownian(), {}) for _ in range(2))
     assert first.objective == second.objective
 
 
 def test_weights_choose_the_cells():
     snapshots, engine = small()
     only = snapshots.weighted([np.eye(6)[2], None, None])
-    law = engine.bridge(only, Brownian(), 0.5, 0.25, generator(), {})
+    law = engine.bridge(Problem(only, 0.5, 0.25), Brownian(), {})
     start = law.sample(21, torch.tensor([0.0, 3.0], dtype=torch.float64), generator())[:, 0]
     hits = (torch.cdist(start, torch.as_tensor(only.points[0])) < 1e-9).sum(0)
     assert int(hits[2]) == 6  # the paths through the first snapshot
@@ -160,7 +161,7 @@ def test_bad_input():
     with pytest.raises(UserError, match="iterations"):
         GaussianProcessIPF(iterations=0)
     snapshots, engine = small()
-    law = engine.bridge(snapshots, Brownian(), 0.5, 0.5, generator(), {})
+    law = engine.bridge(Problem(snapshots, 0.5, 0.5), Brownian(), {})
     with pytest.raises(UserError, match="between the first and the last snapshot"):
         law.sample(2, torch.tensor([3.5]), generator())
 
@@ -171,8 +172,8 @@ def test_lotka_volterra_interval(data_dir):
     file = np.load(data_dir / "singlecell" / "lv_published.npz")
     train = Snapshots.of([file["X0"], file["X2"]], [0.0, 2.0])
     start = torch.as_tensor(train.points[0])
-    law = GaussianProcessIPF(iterations=4).bridge(train, Brownian(), 0.1, 0.02, generator(), {})
+    law = GaussianProcessIPF(iterations=4).bridge(Problem(train, 0.1, 0.02), Brownian(), {})
     assert wasserstein(law.through(0, start, generator())[:, -1].numpy(), file["X2"]) < 0.1
     truth = LotkaVolterra(1.0, 0.4, 0.4, 0.1)
-    law = GaussianProcessIPF(iterations=1).bridge(train, truth, 0.1, 0.02, generator(), {})
+    law = GaussianProcessIPF(iterations=1).bridge(Problem(train, 0.1, 0.02), truth, {})
     assert wasserstein(law.through(0, start, generator())[:, 50].numpy(), file["X1"]) < 0.08

@@ -23,6 +23,7 @@ from stats import Z_LIMIT, mean_z
 
 from sciflow.core.errors import UserError
 from sciflow.networks.references import OU, Brownian, Callable
+from sciflow.training.schrodinger.engine import Problem
 from sciflow.training.schrodinger.kernel_bridge import KernelBridge, sigma_profile
 from sciflow.training.schrodinger.snapshots import Snapshots
 
@@ -31,7 +32,7 @@ TWO_D = [(np.zeros(2), np.array([[1, 0.3], [0.3, 0.5]])), (np.zeros(2), np.array
 
 
 def law_of(snapshots, reference, sigma, dt, **options):
-    return KernelBridge(**options).bridge(snapshots, reference, sigma, dt, generator(), {})
+    return KernelBridge(**options).bridge(Problem(snapshots, sigma, dt), reference, {})
 
 
 def engine_covariance(law, snapshots):
