@@ -153,7 +153,7 @@ def test_default_method_far_from_the_training_of_the_network(command, tmp_path, 
     """Few jumps per window: the network is off by factors, which the data show; the fit must not follow it."""
     found = inferred(command, tmp_path, data, "--lag", lag)
     assert found["timescales"][0] == pytest.approx(scale, rel=0.1)
-    assert any(sentence.startswith("network not used") for sentence in found["warnings"])
+    assert any(sentence.startswith("network doubted") for sentence in found["warnings"])
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from sciflow.domains.jumps.result import Estimate, generator, relaxation
 UNITS_APART = 100.0  # ratio of typical spacings of two paths
 DOUBT = 1e-3  # false-alarm rate of the embeddability test
 CHANGE = 0.2  # of the slowest time scale between a lag and twice that lag
+RESOLVED = 3.0  # time scales that a lag may last and still tell their length
 MAIN_LAG = 0.9  # share of transitions at one lag that makes it the lag of the data
 
 
@@ -75,6 +76,23 @@ def embeddability_warning(seen: Transitions, rates: np.ndarray) -> list[str]:
         f"non-embeddable: no chain in continuous time has the transition frequencies at lag {seen.lags[main]:g} "
         f"(log-likelihood {gap / 2:.1f} below them, {freedom} degrees of freedom): labels may be wrong (hmm_em) or "
         "have memory (longer lag), or the lag is too long"
+    ]
+
+
+def resolution_warning(seen: Transitions, estimate: Estimate) -> list[str]:
+    """Whether the shortest lag is too long for some of the time scales.
+
+    What is left of a relaxation after three of its time scales, 5 %, is lost in the noise of counts: the likelihood
+    hardly changes with such a scale, and fits that stop early or have another prior give another one.
+    """
+    scales, shortest = estimate.timescales(), float(seen.lags[seen.lags > 0].min())
+    fast = scales[scales < shortest / RESOLVED]
+    if not fast.size:
+        return []
+    return [
+        f"unresolved: {fast.size} of {scales.size} time scales ({fast.max():.3g} {estimate.unit}".rstrip()
+        + f" and below) are shorter than a third of the lag {shortest:.3g}: the data hardly tell them from any other "
+        "short one; use a shorter lag"
     ]
 
 

@@ -25,10 +25,10 @@ from sciflow.core.errors import UserError
 from sciflow.domains.jumps.ascent import EM_STEPS, maximise
 from sciflow.domains.jumps.counts import Transitions, first_states, labelled, occupancy, transitions
 from sciflow.domains.jumps.data import Paths
-from sciflow.domains.jumps.diagnostics import data_warnings, embeddability_warning, lag_warning
+from sciflow.domains.jumps.diagnostics import data_warnings, embeddability_warning, lag_warning, resolution_warning
 from sciflow.domains.jumps.em import Labelled, pack, two_states, unpack
 from sciflow.domains.jumps.emissions import Confusion, Emission, Gaussian, UniformNoise
-from sciflow.domains.jumps.fim_em import network_priors, noise_test
+from sciflow.domains.jumps.fim_em import noise_test, shrinkage_prior
 from sciflow.domains.jumps.gibbs import sample_rates
 from sciflow.domains.jumps.hidden_em import Hidden
 from sciflow.domains.jumps.mle import mle
@@ -184,6 +184,7 @@ def _fit_two_states(request: Request, seen: Transitions) -> Estimate:
 
 def _checked(result: Estimate, request: Request, seen: Transitions, converged: bool) -> Estimate:
     found = [] if converged else ["not converged: the ascent stopped at its last step; the rates may still move"]
+    found += resolution_warning(seen, result)
     if request.shifts == 1:  # tests of significance need independent counts
         found += embeddability_warning(seen, result.rates) + lag_warning(request.paths, result)
     return result.warned(*found)
@@ -312,31 +313,27 @@ def fit_fim(request: Request) -> Estimate:
 
 
 def fit_fim_em(request: Request) -> Estimate:
-    """The network's rates as start and prior of at most 20 EM steps; with label noise if the likelihood asks for it.
+    """EM from the network's rates, and shrunk to them; with label noise in their place if the likelihood asks for it.
 
-    A prior that was given replaces the network's. Where the data contradict the network, as they do outside of what it
-    was trained on (few jumps per hundred observations, say), the weak prior of `em` takes its place: the log-likelihood
-    of its rates lies further below the maximum than in 999 of 1000 cases if they were true.
+    A prior that was given is kept, and nothing is shrunk.
     """
     network = fit_fim(request)
-    result = fit_em(request, "fim+em", EM_STEPS, network.rates)
-    prior, weaker = (request.prior, None) if request.prior else network_priors(network, request.apart)
-    trusting = replace(request, prior=prior, error_prior=weaker)
-    fits = [Labelled(request.seen).loglik(torch.from_numpy(F)) for F in (result.rates, network.rates)]
-    if 2 * float(fits[0] - fits[1]) < chi2.ppf(CONTRADICTION, request.states * (request.states - 1)):
-        result = fit_em(trusting, "fim+em", EM_STEPS, network.rates)
-    elif request.prior is None:
-        result = result.warned("network not used: the data contradict its rates; the fit has the weak prior of em")
-    request = trusting
-    clean = request.shifts > 1 or noise_test(request.paths, result.rates, request.rate_prior, network.rates) <= 0
-    if clean:
+    result, weak = fit_em(request, "fim+em", EM_STEPS, network.rates), request.rate_prior
+    if request.shifts == 1 and noise_test(request.paths, result.rates, weak, network.rates) > 0:
+        result = fit_hidden(request, "fim+em", EM_STEPS, network.rates)
+        return result.warned(
+            f"label noise: about {100 * (result.noise_rate or 0.0):.2g} % of the labels look wrong (visits too short "
+            "for any rates); the fit allows for that. Method em takes labels as right"
+        )
+    if request.prior is not None:
         return result
-    result = fit_hidden(request, "fim+em", EM_STEPS, network.rates)
-    share = 100 * (result.noise_rate or 0.0)
-    return result.warned(
-        f"label noise: about {share:.2g} % of the labels look wrong (visits too short for any rates); the fit allows "
-        "for that. Method em takes labels as right"
-    )
+    fits = [float(Labelled(request.seen).loglik(torch.from_numpy(F))) for F in (result.rates, network.rates)]
+    misfit = 2 * (fits[0] - fits[1])
+    prior = shrinkage_prior(network.rates, misfit, request.apart, weak)
+    result = fit_em(replace(request, prior=prior, error_prior=weak), "fim+em", EM_STEPS, network.rates)
+    if misfit < chi2.ppf(CONTRADICTION, request.states * (request.states - 1)):
+        return result
+    return result.warned(f"network doubted: the data contradict its rates (misfit {misfit:.3g}); they weigh little")
 
 
 METHODS: dict[str, Callable[[Request], Estimate]] = {

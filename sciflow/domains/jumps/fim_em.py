@@ -1,15 +1,12 @@
-r"""The default: the pretrained network as start and prior of EM, with label noise found by likelihood.
+r"""The default: rates fitted by EM, shrunk to those of the pretrained network as far as the data let them be.
 
-The network's rates m with standard errors s enter as if they were one more measurement: a Gamma law of mean m worth a
-dwell time 2 m/s^2 (its squared errors are measured to be about half of s^2). That dwell time stops growing where the
-network stops learning from more data, so EM rules in the end; as long as the network is as good as the posterior, the
-two agree and nothing is lost. With little data the stated variance says less (the law is skew): the dwell time is at
-least a hundred times b0, that of the network's training prior. Both numbers were chosen on the flashing ratchet
-(benchmarks/jump_estimators.py). Where data contradict the network's rates, `estimation.fit_fim_em` does without it.
+A positive-part James-Stein estimate (James and Stein, Proc. 4th Berkeley Symp. 1961). With m the network's rates, d
+their number and D = 2 (l(EM) - l(m)) the misfit of m, the network weighs w = min(1, d/D). True rates have D = d in the
+mean (Wilks): rates as good as the truth are believed, those that the data contradict lose their weight as 1/D, and
+nothing has to be tuned. The weight enters as a Gamma prior of mean m, worth w/(1 - w) of the time that the data have
+spent in each state, beside the weak prior of EM. The network has seen the same data, so standard errors do not use it.
 
-The network has seen the same data, so this prior counts them twice. Standard errors therefore do not use it: they come
-from the likelihood and a prior of strength b0 only, worth half a jump at least. b0 = mean/variance of the training
-rates, 4.6 per tenth of the length of a path (section 3: mean 0.314, variance 0.068 for paths of length 10).
+`noise_test` asks the likelihood whether some labels are wrong.
 """
 
 from __future__ import annotations
@@ -25,34 +22,31 @@ from sciflow.domains.jumps.em import pack
 from sciflow.domains.jumps.emissions import UniformNoise
 from sciflow.domains.jumps.hidden_em import Hidden
 from sciflow.domains.jumps.rate_prior import GammaPrior
-from sciflow.domains.jumps.result import Estimate
 from sciflow.domains.jumps.windows import windows
 
-TRAINING_DWELL = 0.46  # b0 over the length of a path: 0.314 / 0.068 / 10, moments of the training rates (section 3)
-LEAST = 100.0  # dwell time that the network is worth at least, over b0
-LEAST_JUMPS = 0.5  # of the prior of standard errors: with none, a rate near 0 has any error
-CALIBRATION = 2.0  # stated variance over measured squared error
+MOST_WEIGHT = 0.9999  # of the network: w = 1 would be an infinite prior
 POINTS = 100  # longer paths are cut, as for the network
 TESTED_PATHS = 300  # that label noise is looked for in
 TRIAL_NOISE = 3e-3  # share of wrong labels whose likelihood is compared with that of none
 NO_NOISE = 1e-9
 
 
-def network_priors(found: Estimate, paths: Paths) -> tuple[GammaPrior, GammaPrior]:
-    """Two Gamma priors with the network's rates as means: that of the fit, and the weaker one of standard errors.
+def shrinkage_prior(rates: np.ndarray, misfit: float, paths: Paths, weak: GammaPrior) -> GammaPrior:
+    """The prior that pulls rates to the network's.
 
     Args:
-        found: The network's estimate: means and standard errors of rates.
+        rates: (S, S) of the network.
+        misfit: D.
         paths: The data.
+        weak: Prior of EM; its dwell times are the least that the data's count for, so that rates out of states never
+            seen are the network's, too.
     """
-    off = ~np.eye(found.states, dtype=bool)
-    mean = np.where(off, np.maximum(found.rates, 1e-9 * np.abs(found.rates).max()), 0.0)
-    share = min(1.0, (POINTS - 1) / max(paths.times.shape[1] - 1, 1))
-    b0 = np.where(off, TRAINING_DWELL * share * float((paths.times[:, -1] - paths.times[:, 0]).max()), 0.0)
-    stated = CALIBRATION * mean / np.where(off, np.maximum(found.stderr, 1e-3 * mean), 1.0) ** 2
-    dwell = np.maximum(stated, LEAST * b0)
-    weaker = np.where(off, np.maximum(b0 * mean, LEAST_JUMPS), 0.0)
-    return GammaPrior(dwell * mean, dwell), GammaPrior(weaker, b0)
+    off = ~np.eye(len(rates), dtype=bool)
+    weight = min(off.sum() / max(misfit, 1e-9), MOST_WEIGHT)
+    seen = occupancy(paths)
+    spent = seen / seen.sum() * (paths.times[:, -1] - paths.times[:, 0]).sum()
+    dwell = weight / (1 - weight) * np.maximum(spent[:, None], weak.rate)
+    return GammaPrior(weak.shape + dwell * np.where(off, rates, 0.0), weak.rate + dwell)
 
 
 def noise_test(paths: Paths, rates: np.ndarray, prior: GammaPrior, start: np.ndarray) -> float:
