@@ -28,7 +28,7 @@ from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.diagnostics import data_warnings, embeddability_warning, lag_warning, resolution_warning
 from sciflow.domains.jumps.em import Labelled, pack, two_states, unpack
 from sciflow.domains.jumps.emissions import Confusion, Emission, Gaussian, UniformNoise
-from sciflow.domains.jumps.fim_em import noise_test, shrinkage_prior
+from sciflow.domains.jumps.fim_em import network_weight, noise_test, shrinkage_prior
 from sciflow.domains.jumps.gibbs import sample_rates
 from sciflow.domains.jumps.hidden_em import Hidden
 from sciflow.domains.jumps.mle import mle
@@ -329,11 +329,13 @@ def fit_fim_em(request: Request) -> Estimate:
         return result
     fits = [float(Labelled(request.seen).loglik(torch.from_numpy(F))) for F in (result.rates, network.rates)]
     misfit = 2 * (fits[0] - fits[1])
-    prior = shrinkage_prior(network.rates, misfit, request.apart, weak)
+    weight = network_weight(misfit, request.states)
+    prior = shrinkage_prior(network.rates, weight, request.apart, weak)
     result = fit_em(replace(request, prior=prior, error_prior=weak), "fim+em", EM_STEPS, network.rates)
+    result = replace(result, details={**result.details, "network_weight": weight})
     if misfit < chi2.ppf(CONTRADICTION, request.states * (request.states - 1)):
         return result
-    return result.warned(f"network doubted: the data contradict its rates (misfit {misfit:.3g}); they weigh little")
+    return result.warned(f"network doubted: the data contradict its rates, which weigh {100 * weight:.2g} %")
 
 
 METHODS: dict[str, Callable[[Request], Estimate]] = {

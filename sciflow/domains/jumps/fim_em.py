@@ -31,18 +31,22 @@ TRIAL_NOISE = 3e-3  # share of wrong labels whose likelihood is compared with th
 NO_NOISE = 1e-9
 
 
-def shrinkage_prior(rates: np.ndarray, misfit: float, paths: Paths, weak: GammaPrior) -> GammaPrior:
+def network_weight(misfit: float, states: int) -> float:
+    """w of `states` states, for a misfit D of any sign (EM has a prior; it may explain the data less well)."""
+    return min(states * (states - 1) / max(misfit, 1e-9), MOST_WEIGHT)
+
+
+def shrinkage_prior(rates: np.ndarray, weight: float, paths: Paths, weak: GammaPrior) -> GammaPrior:
     """The prior that pulls rates to the network's.
 
     Args:
         rates: (S, S) of the network.
-        misfit: D.
+        weight: w, below 1.
         paths: The data.
         weak: Prior of EM; its dwell times are the least that the data's count for, so that rates out of states never
             seen are the network's, too.
     """
     off = ~np.eye(len(rates), dtype=bool)
-    weight = min(off.sum() / max(misfit, 1e-9), MOST_WEIGHT)
     seen = occupancy(paths)
     spent = seen / seen.sum() * (paths.times[:, -1] - paths.times[:, 0]).sum()
     dwell = weight / (1 - weight) * np.maximum(spent[:, None], weak.rate)
