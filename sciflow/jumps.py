@@ -41,7 +41,7 @@ _PUBLIC = {
     "read_paths": "files",
     "true_rates": "sets",
 }
-FEW_PATHS = 100  # up to which uniformisation is faster than Gillespie's method (benchmarks/gillespie.py)
+FEW_PATHS = 100  # up to which uniformisation, if most of its events are jumps, is faster (benchmarks/gillespie.py)
 MOST_EVENTS = 2_000_000  # of uniformisation in one move: 100 MB
 __all__ = [
     "Estimate",
@@ -91,47 +91,55 @@ def simulate(
         seed: Of the paths.
 
     Raises:
-        UserError: Neither or both of `end` and `times`; rates that are negative, not finite, or not square.
+        UserError: Neither or both of `end` and `times`; no paths; times that decrease or are not finite, an end that
+            is not above 0; rates that are negative, not finite, or not square.
     """
     import numpy as np
     import torch
 
     from sciflow.core.errors import UserError
-    from sciflow.core.markov import grid_paths
     from sciflow.core.noise import Fresh
     from sciflow.domains.jumps.data import Paths
-    from sciflow.domains.jumps.result import generator, stationary
+    from sciflow.domains.jumps.result import Estimate, generator, stationary
 
     if (end is None) == (times is None):
         raise UserError("simulate: got both or none of `end` and `times`; expected one (all jumps, or a grid)")
+    if count < 1:
+        raise UserError(f"simulate: got {count} paths, expected at least 1")
+    if end is not None and not 0 < end < math.inf:
+        raise UserError(f"simulate: got the end {end}, expected a finite time above 0")
     F = generator(rates)
     law = stationary(F) if initial is None else np.asarray(initial, float)
     S = len(F)
     if law.shape != (S,) or (law < 0).any() or not np.isclose(law.sum(), 1):
         raise UserError(f"simulate: got an initial law {law}, expected {S} probabilities that sum to 1")
-    noise, names = Fresh(seed), tuple(names)
+    names = tuple(names)
     if times is not None:
-        grid = torch.as_tensor(np.asarray(times, float))
-        states = grid_paths(torch.from_numpy(F), torch.from_numpy(law), grid, count, noise).numpy()
-        return Paths.of(grid.numpy(), states, states_count=S, unit=unit, names=names)
+        return Estimate.of(F, law, "known", unit=unit, names=names).simulate(count, times, seed)
+    noise = Fresh(seed)
     first = torch.multinomial(torch.from_numpy(law), count, replacement=True, generator=noise.generator)
-    paths = _every_jump(torch.from_numpy(F), first, float(end or 0), noise)
+    paths = _every_jump(torch.from_numpy(F), first, float(end or 0.0), noise)
     return Paths(paths.times.numpy(), paths.lengths.numpy(), paths.states.numpy(), None, S, unit, names, complete=True)
 
 
 def _every_jump(F: Tensor, first: Tensor, end: float, noise: Noise) -> JumpPaths:
-    """Paths from the states `first` (n,) at 0 to `end`. Many paths jump side by side, a few long ones all at once."""
+    """Paths from the states `first` (n,) at 0 to `end`.
+
+    Gillespie's method costs a round for each jump of a path, whatever the number of paths; uniformisation takes all
+    events of all paths at once, but most of them are no jumps where rates are stiff.
+    """
     from sciflow.core.grids import Physical
+    from sciflow.core.markov import stationary
     from sciflow.core.sampler import Sampler
     from sciflow.core.state import Layout, State
     from sciflow.processes.jump import Chain, KnownRates
     from sciflow.solvers.gillespie import Gillespie
     from sciflow.solvers.uniformisation import Uniformisation
 
-    process = Chain(F)
-    events = len(first) * end * float(-F.diagonal().min())
-    moves = 1 if len(first) > FEW_PATHS else math.ceil(max(events, 1) / MOST_EVENTS)
-    solver = Gillespie(record=True) if len(first) > FEW_PATHS else Uniformisation(record=True)
+    process, exits = Chain(F), -F.diagonal()
+    at_once = len(first) * float(exits.max()) < FEW_PATHS * float(stationary(F) @ exits)  # events against jumps
+    moves = math.ceil(len(first) * end * float(exits.max()) / MOST_EVENTS) if at_once else 1
+    solver = Uniformisation(record=True) if at_once else Gillespie(record=True)
     sampler = Sampler({"s": process}, {"s": solver}, Physical(0.0, end))
     start = State({"s": first}, {"s": Layout(len(first))})
     return sampler.run(start, KnownRates(process, F), noise, steps=moves).memory["s"].paths()

@@ -102,11 +102,22 @@ def check(arguments: argparse.Namespace) -> dict[str, str]:
         raise UserError(f"--prior: got '{arguments.prior}', expected one of {', '.join(PRIORS)}")
     if arguments.states is not None and arguments.states < 2:
         raise UserError(f"--states: got {arguments.states}, expected at least 2")
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed: got {arguments.seed}, expected 0 to {2**32 - 1}")
+    files = [path.resolve() for path in (Path(arguments.data), arguments.out, arguments.report) if path is not None]
+    if len(set(files)) < len(files):
+        raise UserError(
+            f"--out, --report: got one file twice ({', '.join(map(str, files))}); expected files of their own"
+        )
     columns = {}
     for word in arguments.column:
         role, mark, name = word.partition("=")
         if not mark:
             raise UserError(f"--column: got '{word}', expected ROLE=NAME, e.g. --column time=Zeit")
+        if role in columns:
+            raise UserError(
+                f"--column: got {role} twice, as {columns[role]} and {name}; expected one name for each role"
+            )
         columns[role] = name
     return columns
 
@@ -121,7 +132,13 @@ def read(arguments: argparse.Namespace, columns: dict[str, str]) -> Any:
     if arguments.data in SETS:
         paths = jump_set(arguments.data)
         if arguments.unit not in ("", paths.unit):
-            raise UserError(f"--unit: got {arguments.unit}, but times of {arguments.data} are in {paths.unit}")
+            own = f"are in {paths.unit}" if paths.unit else "have no unit"
+            raise UserError(f"--unit: got {arguments.unit}, but times of {arguments.data} {own}; leave it out")
+        for option, value in (("--spacing", arguments.spacing), ("--column", arguments.column)):
+            if value not in (None, []):
+                raise UserError(
+                    f"{option}: got {value}, but the set {arguments.data} has its own times and names; leave it out"
+                )
     elif not Path(arguments.data).exists():
         raise UserError(f"{arguments.data}: neither a file nor one of the sets {', '.join(SETS)}")
     else:

@@ -12,7 +12,7 @@ from sciflow.core.markov import transition_matrices
 from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.implied import implied_timescales
 from sciflow.domains.jumps.observed import laws, runs, survival
-from sciflow.domains.jumps.result import Estimate, relaxation, stationary
+from sciflow.domains.jumps.result import Estimate
 from sciflow.domains.jumps.windows import at_lag, spacing
 from sciflow.report.html import Section, Table
 from sciflow.report.jump_pictures import (
@@ -37,11 +37,11 @@ TRACES = 4
 def state_table(found: Estimate, paths: Paths) -> Table:
     """The states: share of the observations, stationary law with interval, initial law, mean dwell time."""
     law, known = found.stationary(), found.log_covariance is not None or found.draws is not None
-    low, high = found.intervals(LEVEL, stationary) if known else (None, None)
+    low, high = found.intervals(LEVEL, found.stationary) if known else (None, None)
     share = None if paths.states is None else _occupied(paths, found.states)
     rows = []
     for s in range(found.states):
-        band = None if low is None or high is None else f"{low[s]:.3g} - {high[s]:.3g}"
+        band = None if low is None or high is None or not found.visited[s] else f"{low[s]:.3g} - {high[s]:.3g}"
         exit_rate = -found.rates[s, s]
         dwell = 1 / exit_rate if exit_rate > 0 else float("inf")
         level = [] if found.means is None else [float(found.means[s])]
@@ -74,13 +74,14 @@ def rate_table(found: Estimate) -> Table:
 
 
 def scale_table(found: Estimate) -> Table:
-    """Time scales, the slowest with its interval, and what else describes the whole process."""
+    """Time scales with their intervals, and what else describes the whole process."""
     unit = f" [{found.unit}]" if found.unit else ""
-    low, high = slowest_interval(found)
-    period = found.periods()
+    known = found.log_covariance is not None or found.draws is not None
+    low, high = found.timescale_intervals(LEVEL) if known else (np.full(found.states - 1, np.nan),) * 2
+    period, visited = found.periods(), int(found.visited.sum())
     rows: list[list[Any]] = []
-    for k, scale in enumerate(found.timescales()):
-        band = f"{low:.3g} - {high:.3g}" if k == 0 and np.isfinite(high) else None
+    for k, scale in enumerate(found.timescales()[: visited - 1]):
+        band = f"{low[k]:.3g} - {high[k]:.3g}" if np.isfinite(high[k]) else None
         swing = f"oscillates, period {period[k]:.3g}" if np.isfinite(period[k]) else ""
         rows.append([f"time scale {k + 1}{unit}", float(scale), band, swing])
     edges = found.one_way_edges()
@@ -90,20 +91,8 @@ def scale_table(found: Estimate) -> Table:
         rows.append(["share of wrong labels", found.noise_rate, None, ""])
     if found.loglik is not None:
         rows.append(["log-likelihood", found.loglik, None, ""])
-    return Table(["", "estimate", "90 %", ""], rows)
-
-
-def slowest_interval(found: Estimate) -> tuple[float, float]:
-    """90 % interval of the slowest time scale, from the spread of its logarithm over the posterior; NaN if unknown.
-
-    Quantiles of the draws would be biased: with many uncertain rates, almost every draw is faster than the estimate.
-    """
-    if found.log_covariance is None and found.draws is None:
-        return float("nan"), float("nan")
-    drawn = np.array([relaxation(rates) for rates in found.posterior(300)])
-    spread = np.log(drawn[np.isfinite(drawn)]).std() if np.isfinite(drawn).sum() > 30 else float("nan")
-    middle = float(found.timescales()[0])
-    return middle * np.exp(-1.645 * spread), middle * np.exp(1.645 * spread)
+    note = "" if found.visited.all() else f"Of the {visited} states that occur (of {found.states})."
+    return Table(["", "estimate", "90 %", ""], rows, note)
 
 
 def passage_table(found: Estimate) -> Table:
@@ -202,11 +191,11 @@ def _dwells(found: Estimate, paths: Paths) -> str:
 
 
 def _thinned(paths: Paths, lag: float | None) -> Paths:
-    """What the estimate saw, without overlap: observations one lag apart from the first one on."""
+    """What the estimate saw, without overlap: observations one lag apart, from the first one of each path on."""
     if lag is None:
         return paths
-    seen, shifts = at_lag(paths, lag)
-    return seen.take(slice(None, None, shifts))
+    seen, _, first = at_lag(paths, lag)
+    return seen.take(first)
 
 
 def _simulation(found: Estimate, paths: Paths, seen: Paths, seed: int) -> Section:
@@ -223,12 +212,11 @@ def _simulation(found: Estimate, paths: Paths, seen: Paths, seed: int) -> Sectio
     assert few.states is not None
     pieces = [(t[:n][:SHOWN], s[:n][:SHOWN]) for t, s, n in zip(few.times, few.states, few.lengths, strict=True)]
     grid = max((times - times[0] for times, _ in pieces), key=len)
+    grid = np.linspace(0, max(times[-1] - times[0] for times, _ in pieces), SHOWN) if paths.complete else grid
     made = found.simulate(len(pieces), grid, seed)
     assert made.states is not None
     simulated = list(zip(made.times, made.states, strict=True))
     figures.append(traces_picture(pieces, simulated, found.names, found.unit))
-    if paths.complete:
-        return Section("Simulated paths", "", figures=figures)
     score = found.hellinger(seen, seed=seed)
     text = (
         f"Time-averaged Hellinger distance of simulated paths to the data: {100 * score.score:.2f} ± "

@@ -77,14 +77,19 @@ def transitions(paths: Paths, stride: int = 1) -> Transitions:
         UserError: No path has two observations at different times.
     """
     states, S = labelled(paths), paths.states_count
-    lags, number = lag_numbers(paths, stride)
+    before, after = states[:, :-stride], states[:, stride:]
+    if (paths.lengths < states.shape[1]).any():  # few long paths among short ones are mostly padding
+        real, times = paths.mask[:, stride:], paths.times
+        lags, steps = distinct_lags(torch.from_numpy(times[:, stride:][real] - times[:, :-stride][real]))
+        number, before, after = steps.numpy(), before[real], after[real]
+    else:
+        lags, steps = lag_numbers(paths, stride)
+        number = steps.numpy()
     if not lags.numel() or float(lags[-1]) <= 0:
         raise UserError(
             f"estimate: all {len(paths)} paths have a single observation; rates need two, at different times"
         )
-    code = (number.numpy() * S + states[:, :-stride]) * S + states[:, stride:]
-    if (paths.lengths < states.shape[1]).any():
-        code = code[paths.mask[:, stride:]]
+    code = (number * S + before) * S + after
     counts = torch.from_numpy(np.bincount(code.ravel(), minlength=len(lags) * S * S).reshape(-1, S, S)).double()
     kept = lags > 0
     return Transitions(lags[kept], counts[kept])

@@ -14,6 +14,8 @@ import numpy as np
 
 from sciflow.core.errors import UserError
 
+MOST_STATES = 10_000  # labels beyond are numbers of something else
+
 
 @dataclass(frozen=True, eq=False)
 class Paths:
@@ -88,9 +90,8 @@ class Paths:
         count = len(given)
         shared = not isinstance(times, list | tuple) and np.ndim(times) == 1
         grids = [times] * count if shared else times
-        values = {"states": states, "signal": signal}
-        lists = {name: [np.asarray(path) for path in value] for name, value in values.items() if value is not None}
-        lists["times"] = [np.asarray(path, np.float64) for path in grids]
+        values = {"states": states, "signal": signal, "times": grids}
+        lists = {name: _arrays(name, value) for name, value in values.items() if value is not None}
         lengths = _lengths(lists)
         labels = _labels(lists["states"], lengths) if states is not None else None
         if states_count is None:
@@ -142,13 +143,35 @@ class Paths:
 
     def with_states(self, states: np.ndarray, states_count: int, names: Sequence[str] = ()) -> Paths:
         """The same paths with these labels (K, L); padding is overwritten by the last valid label."""
+        if np.shape(states) != self.times.shape:
+            raise UserError(f"states: got the shape {np.shape(states)}, expected that of the times {self.times.shape}")
         last = np.take_along_axis(states, self.lengths[:, None] - 1, axis=1)
         states = np.where(self.mask, states, last).astype(np.int64)
         return replace(self, states=states, states_count=states_count, names=tuple(map(str, names)))
 
+    def with_count(self, states_count: int) -> Paths:
+        """The same labels among S states; those beyond the present names are called `unseen 1`, `unseen 2`, ...
+
+        Raises:
+            UserError: A label is not below S.
+        """
+        spare = (f"unseen {k + 1}" for k in range(states_count - self.states_count))
+        return replace(self, states_count=states_count, names=(*self.names, *spare)[:states_count])
+
     def warned(self, *sentences: str) -> Paths:
         """The same paths with further warnings."""
         return replace(self, warnings=(*self.warnings, *sentences)) if sentences else self
+
+
+def _arrays(name: str, paths: Any) -> list[np.ndarray]:
+    """One array per path; float64, but states as they are."""
+    try:
+        arrays = [np.asarray(path) for path in paths]
+        if any(array.dtype.kind in "mM" for array in arrays):
+            raise TypeError("dates; take e.g. seconds since the first")
+        return arrays if name == "states" else [array.astype(np.float64) for array in arrays]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: got {error}; expected one flat list of numbers for each path") from None
 
 
 def _lengths(lists: dict[str, list[np.ndarray]]) -> np.ndarray:
@@ -158,7 +181,10 @@ def _lengths(lists: dict[str, list[np.ndarray]]) -> np.ndarray:
     for number, each in enumerate(zip(*lists.values(), strict=True)):
         sizes = {name: path.size for name, path in zip(lists, each, strict=True)}
         if any(path.ndim != 1 for path in each) or len(set(sizes.values())) > 1 or not min(sizes.values()):
-            raise UserError(f"path {number}: got {sizes} values; expected one flat, equally long, non-empty list each")
+            raise UserError(
+                f"path {number}: got {sizes} values; expected one flat, equally long, non-empty list each "
+                "(a single path: [times], [states])"
+            )
     return np.array([path.size for path in lists["times"]], np.int64)
 
 
@@ -178,12 +204,12 @@ def _labels(paths: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
             "sciflow.domains.jumps.files number string labels)"
         )
     values = _padded(paths, lengths)
-    wrong = ~np.isfinite(values) | (values != np.round(values))
+    wrong = ~np.isfinite(values) | (values != np.round(values)) | (values >= MOST_STATES)
     if wrong.any():
         path, column = np.argwhere(wrong)[0]
         raise UserError(
             f"states: path {path}, observation {column} is {values[path, column]}; expected whole numbers from 0 "
-            "(real values are a signal, not states)"
+            f"to at most {MOST_STATES - 1} without gaps (real values are a signal, not states)"
         )
     return values.astype(np.int64)
 
@@ -208,6 +234,8 @@ def _check(paths: Paths) -> None:
             f"signal: {missing.sum()} of {missing.size} values are not finite, first in path {path}, observation "
             f"{column}; drop those observations"
         )
+    if len(paths.starts) != len(times):
+        raise UserError(f"starts: got {len(paths.starts)} flags, expected one for each of {len(times)} paths")
     if paths.names and len(paths.names) != count:
         raise UserError(f"names: got {len(paths.names)} names of {count} states; expected one for each")
     if states is None:
@@ -215,8 +243,8 @@ def _check(paths: Paths) -> None:
     if states.min() < 0 or states.max() >= count:
         path, column = np.argwhere((states < 0) | (states >= count))[0]
         raise UserError(
-            f"states: path {path}, observation {column} has label {states[path, column]}; expected 0..{count - 1} "
-            f"({count} states)"
+            f"labels outside range: path {path}, observation {column} has label {states[path, column]}; expected "
+            f"0..{count - 1} ({count} states; `lump` merges states)"
         )
     clash = (steps == 0) & (np.diff(states, axis=1) != 0)
     if clash.any() and not paths.complete:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sciflow.core.markov import generator
+from sciflow.domains.jumps.ascent import maximise
 from sciflow.domains.jumps.counts import Transitions, chain_matrices
 from sciflow.domains.jumps.rate_prior import NONE, GammaPrior
 
@@ -66,6 +67,11 @@ class Labelled:
         mean = float(pack(self.seen.total).sum() / time.sum())
         guess = (self.seen.total + 0.01) / (time + 0.01 / max(mean, self.lowest))
         return pack(guess).log()
+
+    def fitted(self) -> np.ndarray:
+        """The most likely rates (S, S) alone, without anything about their errors."""
+        theta = maximise(self, self.start()).theta
+        return generator(unpack(theta.exp(), self.seen.states)).numpy()
 
     def loglik(self, F: Tensor) -> Tensor:
         """Log-likelihood of the generator F (S, S)."""

@@ -47,8 +47,8 @@ class Emission(ABC):
         return parameters.new_zeros(())
 
     @abstractmethod
-    def report(self, parameters: Tensor) -> dict[str, Any]:
-        """What the result object says: `noise_rate`, `confusion`, `means`, `deviations`."""
+    def report(self, parameters: Tensor, posterior: Tensor) -> dict[str, Any]:
+        """What the result says: `noise_rate`, `confusion`, `means`, `deviations`; posterior (K, L, S), 0 at padding."""
 
 
 class UniformNoise(Emission):
@@ -75,8 +75,8 @@ class UniformNoise(Emission):
         rho = 1 - (posterior * self.right).sum() / posterior.sum()
         return torch.logit(rho.clamp(LEAST_NOISE, 1 - LEAST_NOISE)).reshape(1)
 
-    def report(self, parameters: Tensor) -> dict[str, Any]:
-        """For the result object."""
+    def report(self, parameters: Tensor, posterior: Tensor) -> dict[str, Any]:
+        """The noise rate."""
         return {"noise_rate": float(parameters.sigmoid())}
 
 
@@ -116,11 +116,10 @@ class Confusion(Emission):
         """Of `update`: pseudo-counts."""
         return self.PSEUDO * self.log_matrix(parameters).sum()
 
-    def report(self, parameters: Tensor) -> dict[str, Any]:
-        """For the result object."""
-        matrix = self.log_matrix(parameters).exp()
-        share = self.right.sum((0, 1)) / self.right.sum()
-        return {"noise_rate": float(1 - (matrix.diagonal() * share).sum()), "confusion": matrix.numpy()}
+    def report(self, parameters: Tensor, posterior: Tensor) -> dict[str, Any]:
+        """C, and the share of labels that differ from the state."""
+        rate = 1 - (posterior * self.right).sum() / posterior.sum()
+        return {"noise_rate": float(rate), "confusion": self.log_matrix(parameters).exp().numpy()}
 
 
 class Gaussian(Emission):
@@ -163,7 +162,36 @@ class Gaussian(Emission):
         spread = (posterior * (self.signal[..., None] - means).square()).sum((0, 1)) / weight
         return torch.cat([means, 0.5 * spread.clamp_min(self.narrowest**2).log()])
 
-    def report(self, parameters: Tensor) -> dict[str, Any]:
-        """For the result object."""
+    def report(self, parameters: Tensor, posterior: Tensor) -> dict[str, Any]:
+        """Levels and widths."""
         means, widths = parameters.chunk(2)
         return {"means": means.numpy(), "deviations": widths.exp().numpy()}
+
+
+EMISSIONS = ("noise", "confusion", "gaussian")
+
+
+def first_emission(name: str, paths: Paths, states: int, seed: int = 0) -> tuple[Emission, Paths]:
+    """An emission by name, and the paths with a first guess of their states.
+
+    Args:
+        name: "noise", "confusion", or "gaussian": levels from a mixture fit, each value's guess is the nearest level.
+        paths: With labels, for "gaussian" with a signal.
+        states: Number of levels.
+        seed: Of the mixture fit.
+
+    Raises:
+        UserError: Another name, or paths that lack what it needs.
+    """
+    if name not in EMISSIONS:
+        raise UserError(f"emission: got '{name}', expected one of {', '.join(EMISSIONS)}")
+    if name != "gaussian":
+        labelled(paths)
+        return (UniformNoise(paths) if name == "noise" else Confusion(paths)), paths
+    from sciflow.domains.jumps.labelling import emission_start, label
+
+    if states < 2:
+        raise UserError('emission "gaussian": the number of states is not known; say e.g. states=2')
+    guess = paths if paths.states is not None else label(paths, states, seed=seed)
+    means, variances = emission_start(paths, states, seed)
+    return Gaussian(paths, means, np.sqrt(variances)), guess

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +21,12 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sciflow.core.errors import UserError
-from sciflow.domains.jumps.ascent import EM_STEPS, maximise
+from sciflow.domains.jumps.ascent import EM_STEPS, Maximum, maximise
 from sciflow.domains.jumps.counts import Transitions, first_states, labelled, occupancy, transitions
 from sciflow.domains.jumps.data import Paths
-from sciflow.domains.jumps.diagnostics import data_warnings, embeddability_warning, lag_warning, resolution_warning
+from sciflow.domains.jumps.diagnostics import data_warnings, label_warnings, resolution_warning
 from sciflow.domains.jumps.em import Labelled, pack, two_states, unpack
-from sciflow.domains.jumps.emissions import Confusion, Emission, Gaussian, UniformNoise
+from sciflow.domains.jumps.emissions import first_emission
 from sciflow.domains.jumps.fim_em import network_weight, noise_test, shrinkage_prior
 from sciflow.domains.jumps.gibbs import sample_rates
 from sciflow.domains.jumps.hidden_em import Hidden
@@ -41,6 +40,8 @@ HIDDEN_EM_STEPS = 60  # a step costs as much as one of L-BFGS and is safer
 SLOWER = 1.1  # the second start has rates divided by e^1.1 = 3: changes of state are often wrong labels
 CONTRADICTION = 0.999  # level of the test of the network's rates against the data
 NO_JUMPS = 1e-6  # expected jumps below which a rate is reported as 0
+OUTSIDE = "fim-window"  # the network's warning that forbids shrinkage; with more states than trained it still helps
+MOST_STATES = 50  # the Hessian has (S (S - 1))^2 entries: half a minute at 50 states
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,10 @@ class Request:
         emission: Of `hmm_em`: "noise", "confusion" or "gaussian".
         states: S (of a signal).
         shifts: By how many sliding windows each observation is counted.
+        alone: (K,) bool, windows that do not overlap, the first of each path; None: all.
         seed: Of anything random.
+        weak: The prior where none is given: the weak one of the paths as they came. Paths thinned to a longer lag hide
+            exits, and their prior would pull rates down. None: that of `paths`.
     """
 
     paths: Paths
@@ -64,11 +68,13 @@ class Request:
     states: int = 0
     shifts: int = 1
     seed: int = 0
+    alone: np.ndarray | None = None
+    weak: GammaPrior | None = None
 
     @property
     def rate_prior(self) -> GammaPrior:
-        """The given prior, else the weak one of the paths."""
-        return weak_prior(self.paths) if self.prior is None else self.prior
+        """The given prior, else the weak one."""
+        return self.prior or self.weak or weak_prior(self.paths)
 
     @property
     def seen(self) -> Transitions:
@@ -79,7 +85,7 @@ class Request:
     @property
     def apart(self) -> Paths:
         """Paths that do not overlap: the first sliding window of each, for what takes paths as independent."""
-        return self.paths if self.shifts == 1 else self.paths.take(slice(None, None, self.shifts))
+        return self.paths if self.alone is None else self.paths.take(self.alone)
 
 
 def estimate(
@@ -115,6 +121,24 @@ def estimate(
             "read_paths(source) for files and tables"
         )
     method = method or ("mle" if paths.complete else "hmm_em" if paths.states is None else "fim+em")
+    count = states or paths.states_count
+    _check(paths, method, emission, lag, count)
+    if paths.states is not None and count != paths.states_count:
+        paths = paths.with_count(count)
+    weak = None if paths.states is None else weak_prior(paths)
+    shifts, alone = 1, None
+    if lag is not None:
+        paths, shifts, alone = at_lag(paths, lag)
+    emission = emission or ("noise" if paths.states is not None else "gaussian")
+    request = Request(paths, prior, None, emission, count, shifts, seed, alone, weak)
+    result = METHODS[method](request)
+    if paths.states is not None:
+        result = replace(result, visited=occupancy(paths) > 0)
+    return result.warned(*data_warnings(paths))
+
+
+def _check(paths: Paths, method: str, emission: str | None, lag: float | None, count: int) -> None:
+    """Refuse what the method cannot use."""
     if method not in METHODS:
         raise UserError(f"method: got '{method}', expected one of {', '.join(METHODS)}")
     if paths.complete != (method == "mle"):
@@ -122,19 +146,16 @@ def estimate(
             f"method {method}: got paths observed {'completely' if paths.complete else 'on a grid'}; "
             + ('expected method "mle"' if paths.complete else "mle needs every jump (complete=True); use em or fim+em")
         )
-    shifts = 1
-    if lag is not None:
-        prior = weak_prior(paths) if prior is None and paths.states is not None and method != "fim+em" else prior
-        paths, shifts = at_lag(paths, lag)
-    count = states or paths.states_count
-    if paths.states is not None and count > paths.states_count:
-        paths = paths.with_states(paths.states, count)
+    if paths.complete and lag is not None:
+        raise UserError(f"lag: got {lag:g} with method mle; complete paths have jumps and no lag: leave it out")
     if emission is not None and method != "hmm_em":
         raise UserError(f"emission: got '{emission}' with method {method}; expected none, or method hmm_em")
-    emission = emission or ("noise" if paths.states is not None else "gaussian")
-    request = Request(paths, prior, None, emission, count, shifts, seed)
-    result = METHODS[method](request)
-    return result.warned(*data_warnings(paths))
+    if count > MOST_STATES and not paths.complete:
+        raise UserError(
+            f"estimate: got {count} states, expected at most {MOST_STATES} ({count * (count - 1)} rates and their "
+            "errors would take minutes to days): merge states that are rare or exchange fast, or check that the labels "
+            "are states and not values of a signal"
+        )
 
 
 def fit_mle(request: Request) -> Estimate:
@@ -151,43 +172,51 @@ def fit_mle(request: Request) -> Estimate:
     )
 
 
-def fit_em(request: Request, method: str = "em", em_steps: int = EM_STEPS, start: np.ndarray | None = None) -> Estimate:
-    """Right labels on a grid; `start`: rates (S, S), None: transition frequencies."""
+def fit_em(request: Request, method: str = "em") -> Estimate:
+    """Right labels on a grid."""
+    result = _fit_labels(request, method)
+    return result.warned(*_label_warnings(request, result))
+
+
+def _fit_labels(request: Request, method: str, start: np.ndarray | None = None) -> Estimate:
+    """EM; `start`: rates (S, S), None: transition frequencies."""
     seen, paths = request.seen, request.paths
     if seen.states == 2 and len(seen.lags) == 1 and request.prior is NONE:
-        return _fit_two_states(request, seen)
+        return _fit_two_states(request, seen, method)
     model = Labelled(seen, request.rate_prior)
-    best = maximise(model, model.start() if start is None else _log_rates(start, model.lowest), em_steps)
+    best = maximise(model, model.start() if start is None else _log_rates(start, model.lowest))
     firsts = first_states(paths)
     result = _estimate(request, method, model, best.theta, 0, firsts / firsts.sum())
     loglik = float(model.loglik(torch.from_numpy(result.rates))) + _first_loglik(paths, result.initial)
-    result = replace(result, loglik=loglik, values=tuple(best.values))
-    return _checked(result, request, seen, best.converged)
+    return replace(result, loglik=loglik, values=tuple(best.values)).warned(*_unfinished(best))
 
 
-def _fit_two_states(request: Request, seen: Transitions) -> Estimate:
+def _fit_two_states(request: Request, seen: Transitions, method: str) -> Estimate:
     """The closed form of two states at one lag without a prior."""
     found = two_states(seen.counts[0], float(seen.lags[0]))
     model = Labelled(seen, NONE)
     rates = torch.tensor([found.forward, found.backward], dtype=torch.float64)
     firsts = first_states(request.paths)
-    result = _estimate(request, "em", model, rates.clamp_min(model.lowest).log(), 0, firsts / firsts.sum())
+    result = _estimate(request, method, model, rates.clamp_min(model.lowest).log(), 0, firsts / firsts.sum())
     loglik = float(model.loglik(torch.from_numpy(result.rates))) + _first_loglik(request.paths, result.initial)
     result = replace(result, loglik=loglik, values=(loglik,))
-    if not found.embeddable:
-        return result.warned(
-            f"non-embeddable: half or more of the labels change within one lag ({float(seen.lags[0]):g}); no chain of "
-            "two states does that. The rates are a lower bound: use a shorter lag, or hmm_em for wrong labels"
-        )
-    return _checked(result, request, seen, True)
+    if found.embeddable:
+        return result
+    return result.warned(
+        f"non-embeddable: half or more of the labels change within one lag ({float(seen.lags[0]):g}); no chain of "
+        "two states does that. The rates are a lower bound: use a shorter lag, or hmm_em for wrong labels"
+    )
 
 
-def _checked(result: Estimate, request: Request, seen: Transitions, converged: bool) -> Estimate:
-    found = [] if converged else ["not converged: the ascent stopped at its last step; the rates may still move"]
-    found += resolution_warning(seen, result)
-    if request.shifts == 1:  # tests of significance need independent counts
-        found += embeddability_warning(seen, result.rates) + lag_warning(request.paths, result)
-    return result.warned(*found)
+def _label_warnings(request: Request, fitted: Estimate) -> list[str]:
+    """What the labels say against rates that were fitted to them alone; nothing more if no chain has them."""
+    if any(sentence.startswith("non-embeddable") for sentence in fitted.warnings):
+        return []
+    return label_warnings(request.paths, request.seen, fitted.rates, request.rate_prior, request.shifts)
+
+
+def _unfinished(best: Maximum) -> list[str]:
+    return [] if best.converged else ["not converged: the ascent stopped at its last step; the rates may still move"]
 
 
 def _estimate(
@@ -233,10 +262,8 @@ def fit_hidden(
     request: Request, method: str = "hmm_em", em_steps: int = HIDDEN_EM_STEPS, start: np.ndarray | None = None
 ) -> Estimate:
     """Wrong labels or a raw signal; `start`: rates (S, S), None: the better of two guesses after five steps."""
-    if request.emission not in EMISSIONS:
-        raise UserError(f"emission: got '{request.emission}', expected one of {', '.join(EMISSIONS)}")
-    emission, guess = EMISSIONS[request.emission](request)
     states = request.states
+    emission, guess = first_emission(request.emission, request.paths, states, request.seed)
     guessed = replace(request, paths=guess)
     model = Hidden(guess, states, emission, guessed.rate_prior, occupancy(guess), 1 / request.shifts)
     labels = Labelled(guessed.seen, guessed.rate_prior)
@@ -245,51 +272,24 @@ def fit_hidden(
     first = max(ascents, key=lambda ascent: ascent.value)
     best = maximise(model, first.theta, em_steps)
     now = model.parameters(best.theta)
-    result = _estimate(request, method, model, best.theta, states, now.initial.numpy(), **emission.report(now.emission))
-    loglik = float(model.expectations(best.theta)[0])
-    result = replace(result, loglik=loglik, values=(*first.values[:-1], *best.values))
-    if not best.converged:
-        result = result.warned("not converged: the ascent stopped at its last step; the rates may still move")
-    return result
+    loglik, _, posterior, _ = model.expectations(best.theta)
+    report = emission.report(now.emission, posterior)
+    result = _estimate(request, method, model, best.theta, states, now.initial.numpy(), **report)
+    result = replace(result, loglik=float(loglik), values=(*first.values[:-1], *best.values))
+    # No test at twice the lag: noise and rates are fitted together, wrong labels hide among pairs further apart, and
+    # what changes with the lag has already gone into the noise. It would also cost a second fit, seconds to minutes.
+    lags = model.lags[model.lags > 0]
+    return result.warned(*_unfinished(best), *resolution_warning(float(lags.min()), result.rates, request.paths.unit))
 
 
 def _log_rates(rates: np.ndarray, lowest: float) -> Tensor:
     return pack(torch.from_numpy(rates)).clamp_min(lowest).log()
 
 
-def _noise(request: Request) -> tuple[Emission, Paths]:
-    labelled(request.paths)
-    return UniformNoise(request.paths), request.paths
-
-
-def _confusion(request: Request) -> tuple[Emission, Paths]:
-    labelled(request.paths)
-    return Confusion(request.paths), request.paths
-
-
-def _gaussian(request: Request) -> tuple[Emission, Paths]:
-    """Levels from a mixture fit; labels of the nearest level are the first guess of the states."""
-    from sciflow.domains.jumps.labelling import emission_start, label
-
-    if request.states < 2:
-        raise UserError('emission "gaussian": the number of states is not known; say e.g. states=2')
-    paths = request.paths
-    guess = paths if paths.states is not None else label(paths, request.states, seed=request.seed)
-    means, variances = emission_start(paths, request.states, request.seed)
-    return Gaussian(paths, means, np.sqrt(variances)), guess
-
-
-EMISSIONS: dict[str, Callable[[Request], tuple[Emission, Paths]]] = {
-    "noise": _noise,
-    "confusion": _confusion,
-    "gaussian": _gaussian,
-}
-
-
 def fit_gibbs(request: Request) -> Estimate:
-    """Posterior samples; the estimate is their mean."""
+    """Posterior samples, whose mean is the estimate; of sliding windows only one: bridges need whole transitions."""
     start = fit_em(request, "gibbs")
-    draws = sample_rates(request.seen, request.rate_prior, start.rates, seed=request.seed)
+    draws = sample_rates(transitions(request.apart), request.rate_prior, start.rates, seed=request.seed)
     seen = Labelled(request.seen, request.rate_prior)
     loglik = float(seen.loglik(torch.from_numpy(draws.mean(0)))) + _first_loglik(request.paths, start.initial)
     return Estimate.of(
@@ -305,7 +305,14 @@ def fit_gibbs(request: Request) -> Estimate:
 
 
 def fit_fim(request: Request) -> Estimate:
-    """The pretrained network alone."""
+    """The pretrained network alone; the labels are judged by rates fitted to them."""
+    found = network_rates(request)
+    fitted = Labelled(request.seen, request.rate_prior).fitted()
+    return found.warned(*_label_warnings(request, replace(found, rates=fitted)))
+
+
+def network_rates(request: Request) -> Estimate:
+    """What the pretrained network says."""
     from sciflow.domains.jumps.amortised import infer_rates
 
     labelled(request.paths)
@@ -315,30 +322,39 @@ def fit_fim(request: Request) -> Estimate:
 def fit_fim_em(request: Request) -> Estimate:
     """EM from the network's rates, and shrunk to them; with label noise in their place if the likelihood asks for it.
 
-    A prior that was given is kept, and nothing is shrunk.
+    A prior that was given is kept, and nothing is shrunk. The network is left out where paths have more or fewer jumps
+    than it knows, and where the data contradict its rates: true ones would do worse in 1 of 1000 cases.
     """
-    network = fit_fim(request)
-    result, weak = fit_em(request, "fim+em", EM_STEPS, network.rates), request.rate_prior
-    if request.shifts == 1 and noise_test(request.paths, result.rates, weak, network.rates) > 0:
-        result = fit_hidden(request, "fim+em", EM_STEPS, network.rates)
+    network, weak = network_rates(request), request.rate_prior
+    left_out = [text.split(": ", 1)[1] for text in network.warnings if text.startswith(OUTSIDE)]
+    start = None if left_out else network.rates
+    own = _fit_labels(request, "fim+em", start)
+    others = [text for text in network.warnings if not text.startswith(OUTSIDE)]
+    if request.shifts == 1 and noise_test(request.paths, own.rates, weak, own.rates if start is None else start) > 0:
+        result = fit_hidden(request, "fim+em", EM_STEPS, start)
         return result.warned(
+            *others,
             f"label noise: about {100 * (result.noise_rate or 0.0):.2g} % of the labels look wrong (visits too short "
-            "for any rates); the fit allows for that. Method em takes labels as right"
+            "for any rates); the fit allows for that. Labels with memory (recrossings) look the same: compare rates at "
+            "longer lags. Method em takes labels as right",
         )
+    found = [*_label_warnings(request, own), *others]
     if request.prior is not None:
-        return result
-    fits = [float(Labelled(request.seen).loglik(torch.from_numpy(F))) for F in (result.rates, network.rates)]
-    misfit = 2 * (fits[0] - fits[1])
+        return own.warned(*found)
+    fits = [float(Labelled(request.seen).loglik(torch.from_numpy(F))) for F in (own.rates, network.rates)]
+    misfit, most = 2 * (fits[0] - fits[1]), chi2.ppf(CONTRADICTION, request.states * (request.states - 1))
+    if misfit > most and not left_out:
+        left_out = [f"the data contradict its rates (misfit {misfit:.3g}, at most {most:.3g} expected)"]
+    if left_out:
+        found += [f"network left out: {reason}. Rates are those of method em" for reason in left_out]
+        return replace(own, details={**own.details, "network_weight": 0.0}).warned(*found)
     weight = network_weight(misfit, request.states)
     prior = shrinkage_prior(network.rates, weight, request.apart, weak)
-    result = fit_em(replace(request, prior=prior, error_prior=weak), "fim+em", EM_STEPS, network.rates)
-    result = replace(result, details={**result.details, "network_weight": weight})
-    if misfit < chi2.ppf(CONTRADICTION, request.states * (request.states - 1)):
-        return result
-    return result.warned(f"network doubted: the data contradict its rates, which weigh {100 * weight:.2g} %")
+    result = _fit_labels(replace(request, prior=prior, error_prior=weak), "fim+em", start)
+    return replace(result, details={**result.details, "network_weight": weight}).warned(*found)
 
 
-METHODS: dict[str, Callable[[Request], Estimate]] = {
+METHODS = {
     "fim+em": fit_fim_em,
     "em": fit_em,
     "hmm_em": fit_hidden,

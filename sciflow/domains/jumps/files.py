@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.core.errors import UserError
+from sciflow.domains.jumps.archives import archive_table, even_times, raw_role
 from sciflow.domains.jumps.data import Paths
 
 ROLES = {  # role -> names of columns, in order of preference; units after an underscore or in brackets are split off
@@ -26,6 +28,8 @@ ROLES = {  # role -> names of columns, in order of preference; units after an un
 UNITS = ("fs", "ps", "ns", "us", "ms", "s", "min", "h", "d")
 WORDS = {"sec": "s", "second": "s", "seconds": "s", "minutes": "min", "hours": "h", "hour": "h", "µs": "us", "μs": "us"}
 TABLES = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz")
+BROKEN = (OSError, EOFError, ValueError, zlib.error)  # what damaged text, gzip files and tables raise
+LARGEST = 2**53  # whole numbers beyond are not exact in float64
 OUTSIDE = "labels outside range"
 
 
@@ -54,30 +58,36 @@ def read_paths(
         UserError: Nothing readable, missing or doubled columns, labels outside range, decreasing times, no values,
             units that contradict each other.
     """
+    options: dict[str, Any] = {"unit": unit, "states": states, "complete": complete}
     frame = source.obs if hasattr(source, "obs") else source
-    if hasattr(frame, "columns"):
-        table = {str(name): np.asarray(frame[name]) for name in frame.columns}
-        return table_paths(table, columns=columns, unit=unit, states=states, complete=complete)
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a table, an archive or a raw signal")
-    name = path.name.lower()
-    if name.endswith((".npz", ".npy")):
-        return _archive(path, columns or {}, unit, spacing, states, complete)
-    if name.endswith(".h5ad"):
-        import anndata
-
-        return read_paths(
-            anndata.read_h5ad(path, backed="r").obs, columns=columns, unit=unit, states=states, complete=complete
-        )
-    if not name.endswith(TABLES):
-        raise UserError(f"{path}: unknown ending; expected {', '.join([*TABLES, '.npz', '.npy', '.h5ad'])}")
-    table = _text_table(path)
-    if isinstance(table, np.ndarray):
-        return _raw(table, spacing, unit, states, complete)
+    if not hasattr(frame, "columns"):
+        if not isinstance(source, str | Path):
+            raise UserError(
+                f"read_paths: got {type(source).__name__}, expected a file name, a data frame or AnnData; for lists "
+                "and arrays: Paths.of(times, states)"
+            )
+        path = Path(source)
+        name = path.name.lower()
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; expected a table, an archive or a raw signal")
+        if name.endswith((".npz", ".npy")):
+            return table_paths(archive_table(path, columns or {}, spacing), **options)
+        if not name.endswith((*TABLES, ".h5ad")):
+            raise UserError(f"{path}: unknown ending; expected {', '.join([*TABLES, '.npz', '.npy', '.h5ad'])}")
+        frame = _observations(path) if name.endswith(".h5ad") else _text_table(path)
+        if isinstance(frame, np.ndarray):
+            if columns:
+                raise UserError(f"{path}: got --column, but the one column of a raw signal has no name; leave it out")
+            times = even_times(path, len(frame), None if spacing is None else np.asarray(spacing))
+            return table_paths({"time": times, raw_role(frame): frame}, **options)
     if spacing is not None:
-        raise UserError(f"{path}: got a spacing of {spacing:g}, but the table has times; leave --spacing out")
-    return table_paths(table, columns=columns, unit=unit, states=states, complete=complete)
+        raise UserError(
+            f"got a spacing of {spacing:g}, but a table has times in a column (the spacing is for raw signals and "
+            "archives); leave --spacing out"
+        )
+    names = _once([str(name).strip() for name in frame.columns], "table")
+    table = {name: frame[column].to_numpy() for name, column in zip(names, frame.columns, strict=True)}
+    return table_paths(table, columns=columns, **options)
 
 
 def table_paths(
@@ -108,14 +118,16 @@ def table_paths(
         if role in values:
             values[role] = _numbers(values[role], chosen[role])
             kept &= np.isfinite(values[role])
-    if "state" in values:
-        kept &= ~_missing(values["state"])
+    for role in ("path", "state"):
+        if role in values:
+            kept &= ~_missing(values[role])
     if not kept.size:
         raise UserError("no values: the table has a header and no rows; expected one row per observation")
     if not kept.any():
-        raise UserError("no values: every row lacks its time, state or signal (all are NaN or empty)")
+        raise UserError(f"no values: every row lacks one of {', '.join(chosen.values())} (all are NaN or empty)")
     if not kept.all():
-        warnings.append(f"missing values: {(~kept).sum()} of {len(kept)} rows have none and are left out")
+        lacking = f"{(~kept).sum()} of {len(kept)} rows lack one of {', '.join(chosen.values())} and are left out"
+        warnings.append(f"missing values: {lacking}")
     values = {role: column[kept] for role, column in values.items()}
     if "state" in values:
         values["state"], names, notes = numbered(values["state"], states)
@@ -149,18 +161,23 @@ def numbered(labels: np.ndarray, states: int | None = None) -> tuple[np.ndarray,
     """
     if labels.dtype.kind in "iufb":
         return _numbered_integers(labels, states)
-    names = tuple(sorted({str(one) for one in labels.tolist()}, key=_natural))
+    if labels.dtype.kind not in "OSU":
+        raise UserError(f"state: got values of type {labels.dtype}; expected whole numbers or words")
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
+    words = [str(one).strip() for one in labels.tolist()]
+    names = tuple(sorted(set(words), key=_natural))
     if states is not None and len(names) > states:
         raise UserError(f"{OUTSIDE}: got {len(names)} labels ({', '.join(names[:20])}); expected {states} states")
     index = {name: k for k, name in enumerate(names)}
     names += tuple(f"unseen {k + 1}" for k in range((states or 0) - len(names)))
-    return np.array([index[str(one)] for one in labels.tolist()], np.int64), names, []
+    return np.array([index[word] for word in words], np.int64), names, []
 
 
 def _numbered_integers(labels: np.ndarray, states: int | None) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-    if np.any(labels != np.round(labels)):
-        odd = labels[labels != np.round(labels)][0]
-        raise UserError(f"state: got {odd}; expected labels (a signal is a column of its own)")
+    odd = labels[(labels != np.round(labels)) | (np.abs(labels.astype(np.float64)) > LARGEST)]
+    if odd.size:
+        raise UserError(f"state: got {odd[0]}; expected labels (a signal is a column of its own)")
     labels = labels.astype(np.int64)
     present = np.unique(labels)
     low, high = int(present[0]), int(present[-1])
@@ -221,6 +238,8 @@ def _agreed(unit: str, found: str) -> str:
 
 
 def _numbers(column: np.ndarray, name: str) -> np.ndarray:
+    if column.dtype.kind in "mM":
+        raise UserError(f"column {name}: got dates; expected numbers, e.g. seconds since the first")
     try:
         return np.asarray([np.nan if one is None or one == "" else one for one in column.tolist()], np.float64)
     except (TypeError, ValueError) as error:
@@ -246,32 +265,56 @@ def _grouped(path: np.ndarray | None, rows: int) -> tuple[np.ndarray, np.ndarray
     return order, np.flatnonzero(np.diff(number.reshape(-1)[order])) + 1
 
 
-def _text_table(path: Path) -> dict[str, np.ndarray] | np.ndarray:
-    """Columns of a text table with a header, or the numbers (n,) of a file without."""
+def _observations(path: Path) -> Any:
+    """`obs` of an .h5ad file."""
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path, backed="r").obs
+    except Exception as error:  # h5py and anndata raise all kinds for damaged files
+        raise UserError(
+            f"{path}: not a readable .h5ad file ({' '.join(str(error).split())}); copy it again if it is damaged"
+        ) from None
+
+
+def _once(names: Sequence[str], source: object) -> Sequence[str]:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise UserError(f"{source}: column {', '.join(doubled)} occurs twice; expected one name for each")
+    return names
+
+
+def _text_table(path: Path) -> Any:
+    """Data frame of a text table with a header, or the numbers (n,) of a file without."""
     import pandas
 
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig") as stream:
             lines = [line for line in stream.readlines(1 << 14) if line.strip() and not line.startswith("#")]
-    except (OSError, UnicodeDecodeError) as error:
+    except BROKEN as error:
         raise UserError(f"{path}: not a text table ({error})") from None
     if not lines:
         raise UserError(f"{path}: is empty; expected a table with the columns path, time and state or signal")
     delimiter = _delimiter(lines)
     header = any(not _is_number(cell) for cell in lines[0].split(delimiter))
-    names = [cell.strip() for cell in lines[0].split(delimiter)]
-    doubled = sorted({name for name in names if header and names.count(name) > 1})
-    if doubled:
-        raise UserError(f"{path}: column {', '.join(doubled)} occurs twice; expected one name for each")
+    if header:
+        _once([cell.strip() for cell in lines[0].split(delimiter)], path)  # pandas renames doubles
     try:
         frame = pandas.read_csv(
-            path, sep=delimiter or r"\s+", comment="#", header=0 if header else None, skipinitialspace=True
+            path,
+            sep=delimiter or r"\s+",
+            comment="#",
+            header=0 if header else None,
+            skipinitialspace=True,
+            low_memory=False,  # one type per column, not per chunk: 1 and 1.0 would be two states
         )
-    except (ValueError, pandas.errors.ParserError) as error:
+    except BROKEN as error:
         raise UserError(f"{path}: not a table ({' '.join(str(error).split())})") from None
+    if not isinstance(frame.index, pandas.RangeIndex):  # pandas takes surplus cells on the left as row names
+        raise UserError(f"{path}: rows have more cells than the first line; expected one name for each column")
     if header:
-        return {str(name).strip(): frame[name].to_numpy() for name in frame.columns}
+        return frame
     if frame.shape[1] > 1:
         raise UserError(
             f"{path}: {frame.shape[1]} columns without names; expected a first line such as path,time,state or one "
@@ -295,52 +338,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _archive(
-    path: Path, columns: Mapping[str, str], unit: str, spacing: float | None, states: int | None, complete: bool
-) -> Paths:
-    """Paths of .npz (named arrays) or .npy (one array)."""
-    try:
-        stored = np.load(path, allow_pickle=False)
-        arrays = {"signal": stored} if isinstance(stored, np.ndarray) else {name: stored[name] for name in stored}
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable NumPy file ({error})") from None
-
-    def named(role: str, *others: str) -> Any:
-        names = [columns[role]] if role in columns else [role, *others]
-        return next((arrays[name] for name in names if name in arrays), None)
-
-    labels, signal = named("state", "states", "labels"), named("signal", "current", "values")
-    if labels is None and signal is None:
-        flat = [name for name, array in arrays.items() if array.ndim in (1, 2) and array.dtype.kind in "iuf"]
-        if len(flat) != 1:
-            raise UserError(f"{path}: got the arrays {', '.join(arrays)}; name one: --column state=NAME or signal=NAME")
-        signal = arrays[flat[0]]
-    times, step = named("time", "times", "t"), named("spacing", "dt")
-    step = spacing if spacing is not None else None if step is None else float(step)
-    if times is None and labels is None:
-        return _raw(signal, step, unit, states, complete)
-    shape = np.atleast_2d(labels if labels is not None else signal).shape
-    if times is None and step is None:
-        raise UserError(f"{path}: no times; expected an array `times`, or the time between values: --spacing DT")
-    grid = np.arange(shape[1]) * step if times is None else np.asarray(times, np.float64)
-    grid = np.broadcast_to(grid, shape)
-    lengths = np.asarray(arrays.get("lengths", np.full(shape[0], shape[1])), np.int64)
-    inside = np.arange(shape[1]) < lengths[:, None]
-    table = {"path": np.nonzero(inside)[0], "time": grid[inside]}
-    for role, values in (("state", labels), ("signal", signal)):
-        if values is not None:
-            table[role] = np.broadcast_to(values, shape)[inside]
-    return table_paths(table, unit=unit, states=states, complete=complete)
-
-
-def _raw(values: np.ndarray, spacing: float | None, unit: str, states: int | None, complete: bool) -> Paths:
-    """One path (n,) or several (K, n) of evenly spaced values; whole numbers of type int are states."""
-    if spacing is None or not spacing > 0:
-        raise UserError(f"raw signal: got a spacing of {spacing}; expected the time between two values: --spacing DT")
-    values = np.atleast_2d(values)
-    times = np.tile(np.arange(values.shape[1]) * spacing, len(values))
-    role = "state" if values.dtype.kind in "iu" else "signal"
-    table = {"path": np.repeat(np.arange(len(values)), values.shape[1]), "time": times, role: values.ravel()}
-    return table_paths(table, unit=unit, states=states, complete=complete)

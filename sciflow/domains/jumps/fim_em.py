@@ -1,10 +1,11 @@
 r"""The default: rates fitted by EM, shrunk to those of the pretrained network as far as the data let them be.
 
 A positive-part James-Stein estimate (James and Stein, Proc. 4th Berkeley Symp. 1961). With m the network's rates, d
-their number and D = 2 (l(EM) - l(m)) the misfit of m, the network weighs w = min(1, d/D). True rates have D = d in the
-mean (Wilks): rates as good as the truth are believed, those that the data contradict lose their weight as 1/D, and
-nothing has to be tuned. The weight enters as a Gamma prior of mean m, worth w/(1 - w) of the time that the data have
-spent in each state, beside the weak prior of EM. The network has seen the same data, so standard errors do not use it.
+their number and D = 2 (l(EM) - l(m)) the misfit of m, the network weighs w = min(1, d/D). True rates have D = d in
+the mean (Wilks): rates as good as the truth are believed, worse ones lose their weight as 1/D, and nothing has to be
+tuned. Where true rates are out of the question, `estimation.fit_fim_em` leaves the network out. The weight enters as
+a Gamma prior of mean m, worth w/(1 - w) of the time that the data have spent in each state, beside the weak prior of
+EM. The network has seen the same data, so standard errors do not use it.
 
 `noise_test` asks the likelihood whether some labels are wrong.
 """

@@ -18,7 +18,7 @@ from sciflow.core.markov import distinct_lags, transition_matrices
 from sciflow.domains.jumps.counts import chain_matrices, lag_numbers
 from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.implied import block_counts
-from sciflow.domains.jumps.windows import spacing, windows
+from sciflow.domains.jumps.windows import on_grid, spacing, windows
 
 MOST_PATHS = 2000  # of the data that enter
 FEW_PATHS = 20  # fewer paths are cut into windows
@@ -64,10 +64,11 @@ class ChapmanKolmogorov:
 
     @property
     def largest_z(self) -> float:
-        """Largest |observed - predicted| / stderr."""
+        """Largest |observed - predicted| / stderr, NaN if there is none (one state, nothing moves)."""
         with np.errstate(invalid="ignore", divide="ignore"):
             z = np.abs(self.observed - self.predicted) / self.stderr
-        return float(np.nanmax(np.where(np.isfinite(z), z, np.nan)))
+        known = z[np.isfinite(z)]
+        return float(known.max()) if known.size else float("nan")
 
 
 def hellinger(
@@ -79,6 +80,7 @@ def hellinger(
         rates: (S, S).
         initial: (S,) p0; paths that do not start from p0 are simulated from their own first state.
         paths: With states; at most 2000 of them are used, fewer than 20 are cut into windows of 101 points.
+            Where every jump is known they are read at 101 times, few paths once per mean dwell time.
         sets: Simulated sets, each as large as the data.
         seed: Of everything random.
         labels: (S, S) law of labels given states, if labels may be wrong.
@@ -86,6 +88,10 @@ def hellinger(
     if paths.states is None:
         raise UserError("hellinger: the paths have no states; label the signal first")
     noise = np.random.default_rng(seed)
+    if paths.complete:
+        longest = float((paths.times[:, -1] - paths.times[:, 0]).max())
+        step = paths.duration / paths.observations if len(paths) < FEW_PATHS else longest / (WINDOW - 1)
+        paths = on_grid(paths, step or 1.0)
     if len(paths) < FEW_PATHS:
         paths = windows(paths, WINDOW)
     if len(paths) > MOST_PATHS:
@@ -104,7 +110,8 @@ def hellinger(
     np.add.at(exact, bins[mask], simulated.probabilities()[mask])
     scores = [distance(target, histograms(simulated.draw(noise))) for _ in range(sets)]
     drawn = [histograms(observed, noise.multinomial(K, np.full(K, 1 / K)).astype(float)) for _ in range(2 * sets)]
-    floors = [distance(p, q) for p, q in zip(drawn[::2], drawn[1::2], strict=True)]
+    pairs = zip(drawn[::2], drawn[1::2], strict=True)  # times that either has no path at are no difference
+    floors = [distance(p * q.any(1, keepdims=True), q * p.any(1, keepdims=True)) for p, q in pairs]
     exact = exact / np.maximum(exact.sum(1, keepdims=True), 1e-300)
     return HellingerScore(
         float(np.mean(scores)), float(np.std(scores)), float(np.mean(floors)), float(np.std(floors)),

@@ -84,11 +84,22 @@ def decimate(paths: Paths, cutoff: float) -> Paths:
     Args:
         paths: With a signal or states.
         cutoff: Of the filter, in 1 / unit of time.
+
+    Raises:
+        UserError: No such frequency, one that leaves no path two values, or paths whose rows are jumps.
     """
-    if not cutoff > 0:
+    if paths.complete:
+        raise UserError("decimation: got jumps, which no filter has smoothed; expected a recording (not method mle)")
+    if not 0 < cutoff < np.inf:
         raise UserError(f"decimation: got a cut-off of {cutoff}, expected a positive frequency in 1 / unit of time")
     steps = np.diff(paths.times, axis=1)[paths.mask[:, 1:]]
-    stride = max(1, int(np.ceil(1 / (2 * cutoff) / np.median(steps) - 1e-9))) if steps.size else 1
+    step, longest = float(np.median(steps)) if steps.size else np.inf, int(paths.lengths.max())
+    if 2 * cutoff * step * (longest - 1) < 1:
+        raise UserError(
+            f"decimation: got a cut-off of {cutoff:g}, which leaves one value of each path; expected a frequency in "
+            f"1 / unit of time, the values being {step:g} apart"
+        )
+    stride = max(1, int(np.ceil(1 / (2 * cutoff * step) - 1e-9)))
     lengths = -(-paths.lengths // stride)
     columns = np.minimum(stride * np.arange(lengths.max()), stride * (lengths - 1)[:, None])
     rows = np.arange(len(paths))[:, None]

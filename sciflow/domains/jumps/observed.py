@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sciflow.domains.jumps.data import Paths
+from sciflow.domains.jumps.windows import on_grid
 
 
 def runs(paths: Paths) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,6 +52,9 @@ def laws(paths: Paths, bins: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     assert paths.states is not None
     started = paths.take(paths.starts) if paths.starts.any() else paths
+    if started.complete:
+        longest = float((started.times[:, -1] - started.times[:, 0]).max())
+        started = on_grid(started, longest / (bins - 1) or 1.0)
     assert started.states is not None
     since = (started.times - started.times[:, :1])[started.mask]
     states = started.states[started.mask]

@@ -71,16 +71,15 @@ class LogNormalPrior(RatePrior):
     """Log-normal rates on random graphs: other graphs, sizes and spreads of rates than the published prior has.
 
     For each system, edges are kept with a probability uniform in `edges` (strongly connected graphs only), the
-    deviation s of log-rates is uniform in `spread`, and the number of jumps of a path in the window [0, 10], averaged
-    over states, is log-uniform in `jumps`. Reversible systems, as those in equilibrium are, obey detailed balance:
-    log F_ij = s (b_ij / sqrt(2) + (e_i - e_j) / 2) with barriers b_ij = b_ji and energies e_i standard normal.
+    deviation of log-rates is uniform in `spread`, and the number of jumps of a path in the window [0, 10], averaged
+    over states, is log-uniform in `jumps`.
 
     Args:
         weights: Number of states -> weight.
         edges: Range of the probability of an edge.
         spread: Range of the deviation.
         jumps: Range of the number of jumps.
-        reversible: Share of reversible systems; in the others, i -> j and j -> i have nothing to do with each other.
+        two_way: Share of systems in which i -> j implies j -> i, as in most of physics.
     """
 
     def __init__(
@@ -89,28 +88,22 @@ class LogNormalPrior(RatePrior):
         edges: tuple[float, float] = (0.3, 1.0),
         spread: tuple[float, float] = (0.2, 1.5),
         jumps: tuple[float, float] = (2.0, 40.0),
-        reversible: float = 0.5,
+        two_way: float = 0.5,
     ) -> None:
         self.weights = {int(size): weight for size, weight in (weights or dict.fromkeys(range(2, 9), 1)).items()}
-        self.edges, self.spread, self.jumps, self.reversible = tuple(edges), tuple(spread), tuple(jumps), reversible
+        self.edges, self.spread, self.jumps, self.two_way = tuple(edges), tuple(spread), tuple(jumps), two_way
 
     def sample(self, count: int, generator: Generator) -> Systems:
         """As the base class."""
-        n_states, size = _sizes(self.weights, count, generator), max(self.weights)
+        n_states = _sizes(self.weights, count, generator)
 
         def between(ends: tuple[float, ...]) -> Tensor:
             return ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator, dtype=torch.float64)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(count, *shape, generator=generator, dtype=torch.float64)
-
-        reversible = torch.rand(count, generator=generator) < self.reversible
-        kept = graphs(between(self.edges), n_states, size, generator, reversible)
-        free, energies = normal(size, size), normal(size, 1)
-        barriers = free.triu(1) + free.triu(1).mT
-        balanced = barriers * math.sqrt(0.5) + (energies - energies.mT) / 2
-        logs = torch.where(reversible[:, None, None], balanced, free)
-        rates = (between(self.spread)[:, None, None] * logs).exp() * kept
+        two_way = torch.rand(count, generator=generator) < self.two_way
+        kept = graphs(between(self.edges), n_states, max(self.weights), generator, two_way)
+        normals = torch.randn(kept.shape, generator=generator, dtype=torch.float64)
+        rates = (between(self.spread)[:, None, None] * normals).exp() * kept
         jumps = between((math.log(self.jumps[0]), math.log(self.jumps[1]))).exp()
         rates *= (jumps / WINDOW * n_states / rates.sum((1, 2)))[:, None, None]
         return _system(rates, n_states, generator)

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sciflow.core import markov
 from sciflow.core.errors import UserError
@@ -19,6 +21,7 @@ from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.em import pack, unpack
 from sciflow.domains.jumps.judging import ChapmanKolmogorov, HellingerScore, chapman_kolmogorov, hellinger
 
+NOTHING = 1e-9  # slope of the likelihood, of the steepest, below which the data say nothing about a rate
 ONE_WAY = 1e-8  # flow back over flow forth below which an edge goes one way only (section 1)
 
 
@@ -27,8 +30,8 @@ class Estimate:
     """Rates of a jump process and what is known about them. Times have the unit of the paths, rates its inverse.
 
     Attributes:
-        rates: (S, S) F_ij of i -> j; rows sum to 0.
-        stderr: (S, S) standard errors; on the diagonal that of the exit rate. inf: the data say nothing.
+        rates: (S, S) F_ij of i -> j; rows sum to 0. 0 with the error inf where neither data nor prior say anything.
+        stderr: (S, S) standard errors; on the diagonal that of the exit rate.
         initial: (S,) law p0 of the first state.
         method: That gave it, e.g. "em".
         loglik: Log-likelihood of the observations at the estimate, None if it was not computed.
@@ -42,6 +45,8 @@ class Estimate:
         confusion: (S, S) law of labels given states, if it was learned.
         means: (S,) levels of a signal, if they were learned; `deviations` their widths.
         values: Log-likelihood plus log-prior along the EM steps.
+        visited: (S,) bool, states that occur in the data; None: all. Stationary law, time scales and passage times are
+            those among them: the rates of other states come from a prior alone, and so would whatever they enter.
         details: Anything else worth keeping: plain numbers and text.
     """
 
@@ -61,7 +66,12 @@ class Estimate:
     means: np.ndarray | None = None
     deviations: np.ndarray | None = None
     values: tuple[float, ...] = ()
+    visited: np.ndarray = None  # type: ignore[assignment]  # set below
     details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.visited is None:
+            object.__setattr__(self, "visited", np.ones(len(self.rates), bool))
 
     @classmethod
     def of(
@@ -77,6 +87,11 @@ class Estimate:
     ) -> Estimate:
         """An estimate from off-diagonals (whatever stands on the diagonal) and the spread of log-rates or of draws."""
         F = generator(rates)
+        if slopes is not None:
+            nothing = (slopes > 0) & (slopes < NOTHING * slopes.max())
+            slopes = np.where(nothing, 0.0, slopes)
+            F[~np.eye(len(F), dtype=bool)] *= ~nothing
+            F = generator(F)
         if draws is not None:
             draws = markov.generator(torch.from_numpy(draws)).numpy()
             stderr = draws.std(0)
@@ -97,21 +112,47 @@ class Estimate:
 
     # ------------------------------------------------------------ what follows from the rates
 
-    def stationary(self) -> np.ndarray:
-        """Stationary law (S,); 0 for states that no rate leads into or out of (never visited)."""
-        return stationary(self.rates)
+    def stationary(self, rates: np.ndarray | None = None) -> np.ndarray:
+        """Stationary law (S,) of the visited states, 0 for all others; p0 where nothing ever moves.
 
-    def timescales(self) -> np.ndarray:
-        """-1/Re of the non-zero eigenvalues (S - 1,), slowest first: the first one is the relaxation time."""
-        return markov.timescales(torch.from_numpy(self.rates)).numpy()
+        Args:
+            rates: (S, S) in place of the estimate's, so that `intervals(of=found.stationary)` gives its interval.
+        """
+        law = np.zeros(self.states)
+        law[self.visited] = stationary(self._among_visited(rates).numpy())
+        law = law if law.any() else self.initial * self.visited
+        return law / law.sum()
+
+    def timescales(self, rates: np.ndarray | None = None) -> np.ndarray:
+        """-1/Re of the non-zero eigenvalues (..., S - 1), slowest first: the first one is the relaxation time.
+
+        Of the V visited states; the S - V at the end are NaN.
+
+        Args:
+            rates: (..., S, S) in place of the estimate's.
+        """
+        return self._padded(markov.timescales(self._among_visited(rates)))
 
     def periods(self) -> np.ndarray:
         """2 pi/|Im| of the same eigenvalues (S - 1,): period of a damped oscillation, inf where there is none."""
-        return markov.periods(torch.from_numpy(self.rates)).numpy()
+        return self._padded(markov.periods(self._among_visited()))
+
+    def _padded(self, values: Tensor) -> np.ndarray:
+        return functional.pad(values, (0, self.states - 1 - values.shape[-1]), value=math.nan).numpy()
 
     def mfpt(self) -> np.ndarray:
-        """Mean first-passage times (S, S) from row to column; inf where the column may never be reached."""
-        return markov.mean_first_passage(torch.from_numpy(self.rates)).numpy()
+        """Mean first-passage times (S, S) from row to column among the visited states, NaN for all others.
+
+        inf where the column may never be reached.
+        """
+        times = np.full((self.states, self.states), np.nan)
+        times[np.ix_(self.visited, self.visited)] = markov.mean_first_passage(self._among_visited()).numpy()
+        return times
+
+    def _among_visited(self, rates: np.ndarray | None = None) -> Tensor:
+        """Generators (..., V, V) of the visited states."""
+        rates = self.rates if rates is None else rates
+        return markov.generator(torch.from_numpy(rates[..., self.visited, :][..., self.visited]))
 
     def one_way_edges(self) -> list[tuple[int, int]]:
         """Edges i -> j used in the stationary law whose way back is (nearly) closed: flow ratio below 1e-8."""
@@ -128,7 +169,7 @@ class Estimate:
         return float((flow[both] * np.log(flow[both] / flow.T[both])).sum())
 
     def _flow(self) -> np.ndarray:
-        flow = self.stationary()[:, None] * self.rates
+        flow = self.stationary()[:, None] * self.rates * self.visited
         np.fill_diagonal(flow, 0)
         return flow
 
@@ -169,7 +210,7 @@ class Estimate:
 
         Args:
             level: Probability that an interval is to hold the truth.
-            of: Function of a rate matrix (S, S), e.g. `sciflow.domains.jumps.result.stationary`; None: the rates.
+            of: Function of a rate matrix (S, S), e.g. `found.stationary`; None: the rates.
             count: Posterior draws, where they are needed.
             seed: Of those draws.
 
@@ -193,6 +234,18 @@ class Estimate:
                 np.fill_diagonal(ends, np.nan)
         return low, high
 
+    def timescale_intervals(self, level: float = 0.9, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends (S - 1,) for `timescales`, from the spread of their logarithms over `count` draws.
+
+        NaN where that is unknown. Quantiles of the draws would be biased: with many uncertain rates, almost every draw
+        is faster than the estimate.
+        """
+        drawn = self.timescales(self.posterior(count))
+        logs = np.ma.log(np.ma.masked_invalid(drawn))
+        spread = np.where(logs.count(0) > count / 10, logs.std(0).filled(np.nan), np.nan)
+        wide = np.exp(NormalDist().inv_cdf((1 + level) / 2) * spread)
+        return self.timescales() / wide, self.timescales() * wide
+
     # ------------------------------------------------------------ simulation and tests against data
 
     def simulate(self, count: int, times: Sequence[float] | np.ndarray, seed: int = 0) -> Paths:
@@ -204,6 +257,8 @@ class Estimate:
             seed: Of the paths.
         """
         grid = torch.as_tensor(np.asarray(times, float))
+        if grid.ndim != 1 or not len(grid) or count < 1:
+            raise UserError(f"simulate: got {count} paths, times {tuple(grid.shape)}; expected at least one path, (L,)")
         F, initial = torch.from_numpy(self.rates), torch.from_numpy(self.initial)
         states = markov.grid_paths(F, initial, grid, count, Fresh(seed)).numpy()
         return Paths.of(grid.numpy(), states, states_count=self.states, unit=self.unit, names=self.names)
@@ -231,12 +286,15 @@ class Estimate:
         """Plain numbers and lists; what is infinite or unknown is None. Keys of the JSON file."""
         known = self.log_covariance is not None or self.draws is not None
         low, high = self.intervals(level) if known else (None, None)
+        fast, slow = self.timescale_intervals(level) if known else (None, None)
         content = {
             "rates": self.rates,
             "stderr": self.stderr,
             "initial": self.initial,
             "stationary": self.stationary(),
             "timescales": self.timescales(),
+            "timescales_low": fast,
+            "timescales_high": slow,
             "mfpt": self.mfpt(),
             "noise_rate": self.noise_rate,
             "loglik": self.loglik,

@@ -11,6 +11,7 @@ import numpy as np
 
 from sciflow.core.errors import UserError
 from sciflow.data import resolve
+from sciflow.domains.jumps.archives import stored_arrays
 from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.labelling import lump
 from sciflow.domains.jumps.systems import RATCHET_NAMES, flashing_ratchet
@@ -21,22 +22,20 @@ CHANNEL_HZ = 20_000.0  # sampling of the IP3 receptor's recording (from memory o
 
 def ratchet(potential: int) -> Paths:
     """10 000 paths of the flashing ratchet from its stationary law, 100 points on [0, 2.5], r = b = 1, no noise."""
-    with np.load(resolve(f"dfr_V{potential}")) as stored:
-        times = np.linspace(0, float(stored["t_end"]), int(stored["n_grid"]))
-        return Paths.of(times, stored["states"], names=RATCHET_NAMES)
+    stored = stored_arrays(resolve(f"dfr_V{potential}"), "states", "t_end", "n_grid")
+    times = np.linspace(0, float(stored["t_end"]), int(stored["n_grid"]))
+    return Paths.of(times, stored["states"], names=RATCHET_NAMES)
 
 
 def ip3_receptor() -> Paths:
     """Current [pA] of one type-2 IP3 receptor, 3 s; open is about -40 pA."""
-    with np.load(resolve("ip3r2")) as stored:
-        current = stored["current_pA"]
+    current = stored_arrays(resolve("ip3r2"), "current_pA")["current_pA"]
     return Paths.of([np.arange(len(current)) / CHANNEL_HZ], signal=[current], unit="s", starts=[False])
 
 
 def porin() -> Paths:
     """Current through a bacterial porin, arbitrary units; time in samples of the file (its rate is not known)."""
-    with np.load(resolve("porb")) as stored:
-        current = stored["current"]
+    current = stored_arrays(resolve("porb"), "current")["current"]
     return Paths.of([np.arange(len(current))], signal=[current], unit="samples", starts=[False])
 
 
@@ -46,9 +45,9 @@ def alanine_dipeptide() -> Paths:
     alpha-R where -120 < psi < 30 degrees, else extended where phi < -110, else PII; the few frames with phi > 0 are
     left out and leave gaps (section 8c).
     """
-    with np.load(resolve("ala2")) as stored:
-        phi, psi = np.degrees(stored["phi_psi"].astype(np.float64)).T
-        times = np.arange(len(phi)) * float(stored["dt_fs"]) / 1000
+    stored = stored_arrays(resolve("ala2"), "phi_psi", "dt_fs")
+    phi, psi = np.degrees(stored["phi_psi"].astype(np.float64)).T
+    times = np.arange(len(phi)) * float(stored["dt_fs"]) / 1000
     states = np.where((psi > -120) & (psi < 30), 0, np.where(phi < -110, 1, 2))
     kept = phi <= 0
     names = ("alpha-R", "extended", "PII")
@@ -61,9 +60,9 @@ def headpiece(labels: str = "contact") -> Paths:
     Args:
         labels: "contact" or "dihedral", the two published sets of labels.
     """
-    with np.load(resolve("hp35")) as stored:
-        states = stored[labels].astype(np.int64) - 1
-        times = np.arange(len(states)) * float(stored["dt_ns"])
+    stored = stored_arrays(resolve("hp35"), labels, "dt_ns")
+    states = stored[labels].astype(np.int64) - 1
+    times = np.arange(len(states)) * float(stored["dt_ns"])
     return Paths.of([times], [states], unit="ns", names=[str(s + 1) for s in range(12)], starts=[False])
 
 

@@ -1,8 +1,7 @@
-"""Evaluation systems of FIM-MJP with known or published rates (sections 8a to 8d of the specification).
+"""Evaluation systems of FIM-MJP with known rates (sections 8a to 8d of the specification).
 
 Sources: discrete flashing ratchet: Ajdari & Prost, C. R. Acad. Sci. 315 (1992), in the form of NeuralMJP (Seifner &
-Sanchez, ICML 2023); alanine dipeptide and ion channel: the published tables of NeuralMJP and of Koehs et al. (2021);
-toy folding: the five-dimensional benchmark of VAMPnets (Mardt et al., Nat. Commun. 9, 2018).
+Sanchez, ICML 2023); toy folding: the five-dimensional benchmark of VAMPnets (Mardt et al., Nat. Commun. 9, 2018).
 Rates are (S, S) float64, F[i, j] from i to j, rows sum to 0.
 """
 
@@ -15,29 +14,6 @@ import numpy as np
 from sciflow.core.errors import UserError
 
 RATCHET_NAMES = ("on 0", "on 1", "on 2", "off 0", "off 1", "off 2")
-
-# alanine dipeptide, rates per ns found by NeuralMJP (off-diagonals)
-ALANINE_RATES = np.array(
-    [
-        [0, 53, 0.19, 7.9, 0.06, 0.02],
-        [47, 0, 0.05, 12, 0.04, 0.01],
-        [0.28, 0.13, 0, 17, 0.02, 0.04],
-        [36, 26.9, 41, 0, 0.3, 0.01],
-        [0.17, 0.2, 0.4, 0.2, 0, 3],
-        [1.2, 1.8, 0.5, 0.7, 19, 0],
-    ]
-)
-# viral potassium channel KcvMT35: stationary law and mean first-passage times in s (row i -> column j)
-CHANNEL_PUBLISHED = {
-    "Koehs": {
-        "stationary": (0.180, 0.150, 0.671),
-        "mfpt": ((0, 0.068, 0.054), (0.133, 0, 0.033), (0.181, 0.092, 0)),
-    },
-    "NeuralMJP": {
-        "stationary": (0.177, 0.095, 0.739),
-        "mfpt": ((0, 0.019, 0.031), (0.083, 0, 0.014), (0.119, 0.018, 0)),
-    },
-}
 
 
 def with_diagonal(rates: np.ndarray) -> np.ndarray:
@@ -86,25 +62,6 @@ def ratchet_parameters(rates: np.ndarray) -> tuple[float, float, float]:
 def two_state(up: float, down: float) -> np.ndarray:
     """Rates of a switch: 0 -> 1 with rate `up`, 1 -> 0 with rate `down`."""
     return with_diagonal(np.array([[0.0, up], [down, 0.0]]))
-
-
-def two_state_estimate(counts: np.ndarray, lag: float) -> np.ndarray | None:
-    """Maximum-likelihood rates of a switch seen at one lag D, in closed form; None where no rate matrix exists.
-
-    With p01 = N01 / (N00 + N01), p10 = N10 / (N10 + N11): F01 = s p01 / (p01 + p10), F10 = s p10 / (p01 + p10),
-    s = -log(1 - p01 - p10) / D. For p01 + p10 >= 1 the data are not embeddable (section 10.4).
-
-    Args:
-        counts: (2, 2) transitions seen from row to column.
-        lag: D.
-    """
-    counts = np.asarray(counts, np.float64)
-    leave = np.array([counts[0, 1] / counts[0].sum(), counts[1, 0] / counts[1].sum()])
-    total = leave.sum()
-    if not 0 < total < 1:
-        return None
-    rates = -math.log1p(-total) / lag * leave / total
-    return two_state(float(rates[0]), float(rates[1]))
 
 
 def toy_folding(

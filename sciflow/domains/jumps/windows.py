@@ -1,4 +1,4 @@
-"""Long trajectories in pieces: windows for methods that want many short paths, and observation at a longer lag.
+"""Paths seen otherwise: windows for methods that want many short paths, a longer lag, known jumps read on a grid.
 
 A chain is Markov from any time on, so the pieces keep all that is known about the rates; only the first piece of a
 path says something about the initial law p0 (`Paths.starts`).
@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from sciflow.core.errors import UserError
+from sciflow.core.jump_paths import JumpPaths
 from sciflow.domains.jumps.data import Paths
 
 SAME = 1e-3  # times that differ by less than this share of the spacing are on one grid (files round times)
@@ -64,7 +66,21 @@ def windows(paths: Paths, length: int) -> Paths:
     )
 
 
-def at_lag(paths: Paths, lag: float) -> tuple[Paths, int]:
+def on_grid(paths: Paths, step: float) -> Paths:
+    """Paths of which every jump is known, read every `step` from their start on: the state at or before each time.
+
+    A histogram over the rows of such paths counts visits, not time. Times start at 0.
+    """
+    assert paths.complete and paths.states is not None
+    since = paths.times - paths.times[:, :1]
+    lengths = np.floor(since[:, -1] / step * (1 + 1e-12)).astype(np.int64) + 1
+    times = step * np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)
+    known = JumpPaths(*map(torch.from_numpy, (since, paths.states, paths.lengths)))
+    states = known.on_grid(torch.from_numpy(times)).numpy()
+    return replace(paths, times=times, states=states, signal=None, lengths=lengths, complete=False)
+
+
+def at_lag(paths: Paths, lag: float) -> tuple[Paths, int, np.ndarray]:
     """The paths seen every `lag` only, once from each of the possible first observations.
 
     Rates of a process that is not Markovian at the spacing of the data depend on the lag; longer lags are nearer to a
@@ -76,7 +92,8 @@ def at_lag(paths: Paths, lag: float) -> tuple[Paths, int]:
         lag: Multiple of the spacing.
 
     Returns:
-        The paths, and the number of shifts.
+        The pieces, path by path, without those of a single observation; the number of shifts; and which pieces are the
+        first of their path (n,) bool: one for each path, so they do not overlap.
 
     Raises:
         UserError: No common spacing, or a lag that is not a multiple of it or longer than the paths.
@@ -88,7 +105,7 @@ def at_lag(paths: Paths, lag: float) -> tuple[Paths, int]:
     if stride < 1 or abs(lag / unit - stride) > 0.01 * stride:
         raise UserError(f"lag: got {lag:g}, expected a multiple of the spacing {unit:g} {paths.unit}".rstrip())
     if stride == 1:
-        return paths, 1
+        return paths, 1, np.ones(len(paths), bool)
     frames = np.round((paths.times - paths.times[:, :1]) / unit).astype(np.int64)
     if frames.max() < stride:
         raise UserError(f"lag: got {lag:g}, longer than every path; the longest lasts {frames.max() * unit:g}")
@@ -114,4 +131,5 @@ def at_lag(paths: Paths, lag: float) -> tuple[Paths, int]:
         lengths=lengths,
         starts=paths.starts[path[begin]] & (column[begin] == 0),
     )
-    return thinned.take(lengths > 1), stride
+    kept = lengths > 1
+    return thinned.take(kept), stride, np.diff(path[begin][kept], prepend=-1) != 0

@@ -13,8 +13,9 @@ from torch import Generator
 import sciflow
 from sciflow.core.errors import UserError
 from sciflow.domains.jumps.amortised import infer_many, infer_rates, load_network, save_network
+from sciflow.domains.jumps.batch import Truth
 from sciflow.domains.jumps.data import Paths
-from sciflow.domains.jumps.network import PairNetwork
+from sciflow.domains.jumps.network import PairNetwork, RateLaw
 from sciflow.domains.jumps.prior import Irregular, PublishedPrior, Regular
 from sciflow.domains.jumps.sets import jump_set, true_rates
 from sciflow.domains.jumps.systems import flashing_ratchet
@@ -32,6 +33,31 @@ def ratchet(data_dir: Path) -> Paths:
 
 def rmse(rates: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sqrt(((rates - truth)[OFF] ** 2).mean()))
+
+
+def test_the_best_rates_are_the_posterior_mean():
+    """Two systems that the data do not tell apart, rates 1 and 4: the error is least at 2.5, not at 1.2."""
+    S = 2
+    truth = Truth(
+        torch.tensor([1.0, 4.0])[:, None, None] * (1 - torch.eye(S)),
+        torch.ones(2, S) / 2,
+        torch.zeros(2),
+        torch.full((2,), S),
+    )
+    log_rate = torch.tensor(2.5).log().requires_grad_()
+    sure = torch.full((2, S, S), 30.0)
+    law = RateLaw(
+        sure,
+        log_rate.expand(2, S, S),
+        -sure,
+        torch.zeros(2, S),
+        *[torch.zeros(2)] * 2,
+        torch.zeros(2, 2),
+        truth.n_states,
+        torch.ones(2),
+    )
+    (slope,) = torch.autograd.grad(RateError()(law, truth).sum(), log_rate)
+    assert abs(float(slope)) < 1e-5
 
 
 # ---------------------------------------------------------------- the shipped network

@@ -52,11 +52,27 @@ def test_selection_cuts_columns():
         ([[0, 1]], None, {}, "neither states nor a signal"),
         ([[0, 1]], None, {"signal": [[np.nan, np.nan]]}, "2 of 2 values are not finite"),
         ([[0, 1]], [[0, 1]], {"names": ("a", "b"), "states_count": 3}, "2 names of 3 states"),
+        ([[0, 1]], [[0, 1]], {"starts": [True, False]}, "got 2 flags, expected one for each of 1 paths"),
+        ([["a", "b"]], [[0, 1]], {}, "times: got could not convert"),
+        ([[0, [1, 2]]], [[0, 1]], {}, "expected one flat list of numbers"),
+        ([np.array([0, 1], "M8[s]")], [[0, 1]], {}, "times: got dates"),
+        ([[0, 1]], None, {"signal": [["a", "b"]]}, "signal: got could not convert"),
+        ([[0, 1]], [[0, 10**12]], {}, "expected whole numbers from 0 to at most 9999"),  # of identifiers: no S x S
     ],
 )
 def test_mistakes(times, states, more, expected):
     with pytest.raises(UserError, match=expected):
         Paths.of(times, states, **more)
+
+
+def test_number_of_states_and_their_names():
+    paths = Paths.of([[0, 1, 2]], [[0, 2, 1]], names=("a", "b", "c"))
+    assert paths.with_count(5).names == ("a", "b", "c", "unseen 1", "unseen 2")
+    with pytest.raises(UserError, match=r"labels outside range: path 0, observation 1 has label 2; expected 0..1"):
+        paths.with_count(2)
+    assert Paths.of([[0, 1]], [[0, 1]], names=("a", "b", "c")).with_count(2).names == ("a", "b")
+    with pytest.raises(UserError, match=r"got the shape \(1, 2\), expected that of the times \(1, 3\)"):
+        paths.with_states(np.zeros((1, 2)), 2)
 
 
 def test_same_state_twice_at_one_time_is_fine():

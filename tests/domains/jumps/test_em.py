@@ -187,7 +187,7 @@ def test_alanine_dipeptide(data_dir: Path, lag: float, fast: float, slow: float)
     and L-BFGS goes on to 0.9, 4.9, 10.4 ps. The slow one is the same to 1 %.
     """
     del data_dir
-    paths, shifts = at_lag(jump_set("alanine_dipeptide"), lag)
+    paths, shifts, _ = at_lag(jump_set("alanine_dipeptide"), lag)
     model = Labelled(Transitions(transitions(paths).lags, transitions(paths).counts / shifts))
     N = model.seen.counts[0]
     start = pack(N / N.sum(1, keepdim=True) / lag + 1e-3).log()

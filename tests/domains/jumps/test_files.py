@@ -39,6 +39,15 @@ def test_unit_in_the_column_name(tmp_path, header):
     assert read_paths(written(tmp_path, f"{header},state\n0,0\n1,1\n")).unit == "ps"
 
 
+def test_blanks_around_words_make_no_new_states(tmp_path):
+    assert read_paths(written(tmp_path, "time,state\n0,open \n1,shut\n2,open\n")).names == ("open", "shut")
+
+
+def test_rows_without_a_path_are_left_out(tmp_path):
+    paths = read_paths(written(tmp_path, "path,time,state\na,0,0\n,1,1\n,2,0\nb,1,1\n"))
+    assert len(paths) == 2 and "missing values: 2 of 4 rows lack one of path, time, state" in paths.warnings[0]
+
+
 def test_words_as_states_sort_naturally(tmp_path):
     paths = read_paths(written(tmp_path, "time,label\n0,s10\n1,s2\n2,s2\n"))
     assert paths.names == ("s2", "s10") and paths.states.tolist() == [[1, 0, 0]]
@@ -99,6 +108,41 @@ def test_tables_in_memory_and_on_disk_as_anndata(tmp_path):
         assert paths.names == ("a", "b") and paths.states.tolist() == [[0, 1], [0, 0]] and paths.unit == "h"
 
 
+def test_damaged_anndata_is_named(tmp_path):
+    pytest.importorskip("anndata")
+    (tmp_path / "a.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(UserError, match="a.h5ad: not a readable .h5ad file"):
+        read_paths(tmp_path / "a.h5ad")
+
+
+def test_data_frames_that_are_refused():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"time": [0, 1], "state": [0, 1]})
+    with pytest.raises(UserError, match="got a spacing of 3, but a table has times"):
+        read_paths(frame, spacing=3.0)
+    with pytest.raises(UserError, match="column time occurs twice"):
+        read_paths(frame.set_axis(["time", "time"], axis=1))
+    for dates in (pandas.to_datetime(["2020-01-01", "2020-01-02"]), pandas.to_timedelta([1, 2], unit="s")):
+        with pytest.raises(UserError, match="column time: got dates"):  # they would be nanoseconds
+            read_paths(frame.assign(time=dates))
+
+
+@pytest.mark.parametrize("source", [{"time": [0, 1]}, np.zeros(3), None])
+def test_sources_that_are_neither_file_nor_table(source):
+    with pytest.raises(UserError, match="expected a file name, a data frame or AnnData"):
+        read_paths(source)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_compressed_tables(tmp_path, damage):
+    path = written(tmp_path, "time,state\n" + "".join(f"{k},{k % 2}\n" for k in range(9999)), "a.csv.gz")
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 255
+    path.write_bytes(path.read_bytes()[:2000] if damage == "cut" else content)
+    with pytest.raises(UserError, match="a.csv.gz: not a"):
+        read_paths(path)
+
+
 def test_jumps_are_taken_as_jumps(tmp_path):
     assert read_paths(written(tmp_path, TABLE), complete=True).complete
 
@@ -119,6 +163,10 @@ def test_jumps_are_taken_as_jumps(tmp_path):
         ("time,state\n0,0\n", {"columns": {"time": "when"}}, "there are the columns time, state"),
         ("time,state\n0,0\n", {"columns": {"when": "time"}}, "expected path, time, state, signal"),
         ("0,1\n1,0\n", {}, "2 columns without names"),
+        ("time,state\n0,0,7\n1,1,7\n", {}, "more cells than the first line"),  # pandas would shift the columns
+        ("path,time,state\n,0,0\n,1,1\n", {}, "every row lacks one of path, time, state"),
+        ("0.5\n2.5\n", {"spacing": 1.0, "columns": {"state": "x"}}, "raw signal has no name"),
+        ("0.5\n2.5\n", {"spacing": np.inf}, "expected one positive number"),
         ("", {}, "is empty"),
         ("time,state\n", {}, "every row lacks|no values"),
     ],
@@ -143,7 +191,7 @@ def test_files_that_cannot_be_read(tmp_path, name, expected):
     ("arrays", "expected"),
     [
         ({"states": np.zeros((2, 3), int)}, "no times"),
-        ({"a": np.zeros(3), "b": np.zeros(3)}, "got the arrays a, b"),
+        ({"a": np.zeros(3), "b": np.zeros(3)}, r"got the arrays a \(3,\), b \(3,\)"),
     ],
 )
 def test_archives_that_say_too_little(tmp_path, arrays, expected):

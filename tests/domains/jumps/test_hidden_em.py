@@ -20,6 +20,7 @@ from sciflow.domains.jumps.emissions import Confusion, Gaussian, UniformNoise
 from sciflow.domains.jumps.estimation import estimate
 from sciflow.domains.jumps.hidden_em import Hidden
 from sciflow.domains.jumps.rate_prior import NONE, GammaPrior
+from sciflow.jumps import simulate
 
 TIMES = [[0.0, 0.4, 1.0, 1.3], [0.0, 0.7], [2.0, 2.4, 3.0]]
 LABELS = [[0, 1, 1, 2], [2, 2], [1, 0, 0]]
@@ -105,6 +106,23 @@ def test_ratchet_with_wrong_labels(data_dir: Path, emission: str):
     assert any(w.startswith("lag-dependent") for w in blind.warnings)
     low, high = found.intervals(0.9)
     assert ((low <= Q) & (high >= Q))[off].mean() > 0.75
+
+
+def test_noise_rate_of_a_confusion_matrix():
+    """State 0 is the rarer label, for 40 % of its labels are wrong: the share of wrong ones counts states, not labels.
+
+    Weights by label say 0.12 instead of the true 0.2. Limit: 5 standard errors of the share in 24300 labels with
+    neighbours that agree for about four steps (0.005), 1e-6. Padding repeats a right label and must not count.
+    """
+    random = np.random.default_rng(0)
+    paths = simulate([[0, 0.5], [0.5, 0]], 300, times=np.linspace(0, 20, 81), seed=3)
+    assert paths.states is not None
+    wrong = (paths.states == 0) & (random.random(paths.states.shape) < 0.4)
+    labels = [np.where(w, 1, x)[: 41 + 40 * (k % 2)] for k, (w, x) in enumerate(zip(wrong, paths.states, strict=True))]
+    share = np.concatenate([w[: len(y)] for w, y in zip(wrong, labels, strict=True)]).mean()
+    found = estimate(Paths.of([paths.times[0, : len(y)] for y in labels], labels), "hmm_em", emission="confusion")
+    assert found.confusion is not None and found.confusion[0, 1] == pytest.approx(0.4, abs=0.05)
+    assert found.noise_rate == pytest.approx(share, abs=0.025)
 
 
 def test_clean_labels_give_no_noise(data_dir: Path):

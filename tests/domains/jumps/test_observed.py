@@ -72,6 +72,15 @@ def test_survival_of_complete_paths_is_exponential():
     np.testing.assert_allclose(shares[early], np.exp(-0.8 * times[early]), atol=0.07)
 
 
+def test_laws_of_complete_paths_are_those_of_a_time():
+    """Rates .1 / 10 from equilibrium: 1 / 101 in state 1 at any time, but 8 % of all rows (4.9 errors)."""
+    paths = simulate(two_state(0.1, 10.0), 1000, end=10.0, seed=3)
+    moments, shares, count = laws(paths)
+    assert len(moments) == 20 and (count == 1000).all()
+    assert (paths.states == 1).mean() > 0.05
+    np.testing.assert_allclose(shares[:, 1], 1 / 101, atol=4.9 * np.sqrt(0.0098 / 1000))
+
+
 def test_laws_use_paths_that_start():
     paths = Paths.of([[0, 1], [5, 6], [0, 1]], [[0, 1], [0, 0], [1, 1]], starts=[True, True, False])
     moments, shares, count = laws(paths)

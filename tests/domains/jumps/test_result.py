@@ -81,6 +81,70 @@ def test_json_has_the_promised_keys():
     assert content["stderr"][0][2] == pytest.approx(0.2)
 
 
+def test_states_that_never_occur_enter_nothing():
+    """What the chain of the visited states alone gives; a prior's rates of 1e-3 would add a scale of hundreds."""
+    rates = np.full((4, 4), 1e-3)
+    rates[np.ix_([0, 2], [0, 2])] = [[0, 1.0], [3.0, 0]]
+    seen = np.array([True, False, True, False])
+    found = exact(rates, visited=seen, log_covariance=4e-4 * np.eye(12), slopes=np.zeros(12))
+    assert exact(rates).timescales()[0] > 100
+    np.testing.assert_allclose(found.timescales(), [0.25, np.nan, np.nan])
+    np.testing.assert_allclose(found.periods(), [np.inf, np.nan, np.nan])
+    np.testing.assert_allclose(found.stationary(), [0.75, 0, 0.25, 0])
+    np.testing.assert_allclose(found.mfpt()[np.ix_(seen, seen)], [[0, 1], [1 / 3, 0]], atol=1e-15)
+    assert np.isnan(found.mfpt()[~seen]).all() and np.isnan(found.mfpt()[:, ~seen]).all()
+    assert found.one_way_edges() == [] and found.entropy_production() == pytest.approx(0)
+    low, high = found.intervals(of=found.stationary)
+    assert low[0] < 0.75 < high[0] and not high[~seen].any()
+    assert json.loads(found.to_json())["timescales"][1:] == [None, None]
+
+
+def test_intervals_of_all_time_scales():
+    """Independent errors of 2 %: spread of log t by the delta method, d log t / d log F_ij by differences."""
+    rates = np.array([[0, 1.0, 0.2], [0.4, 0, 0.1], [0.05, 0.3, 0]])
+    found = exact(rates, log_covariance=4e-4 * np.eye(6), slopes=np.zeros(6))
+    slopes = []
+    for edge in np.argwhere(~np.eye(3, dtype=bool)):
+        more = rates.copy()
+        more[tuple(edge)] *= 1 + 1e-5
+        slopes.append((found.timescales(exact(more).rates) / found.timescales() - 1) / 1e-5)
+    spread = 0.02 * np.sqrt(np.square(slopes).sum(0))
+    for level, z in ((0.9, 1.645), (0.6827, 1.0)):
+        low, high = found.timescale_intervals(level, count=4000)
+        np.testing.assert_allclose(np.log(high / found.timescales()), z * spread, rtol=0.06)  # 4.42 / sqrt(2 n) = .05
+        np.testing.assert_allclose(low * high, found.timescales() ** 2)
+    content = json.loads(found.to_json())
+    np.testing.assert_allclose([content["timescales_low"], content["timescales_high"]], found.timescale_intervals())
+    assert exact(rates).to_dict()["timescales_low"] is None
+
+
+@pytest.mark.parametrize(("states", "lag"), [(3, 0.25), (5, 0.25), (5, 2.0)])
+def test_nothing_known_is_said(states, lag):
+    """Without a prior: rates out of states that never occur are 0 with infinite errors, not what the ascent left."""
+    truth = np.array([[0, 1.0, 0.5], [0.3, 0, 0.2], [0.8, 0.4, 0]])
+    seen = jumps.simulate(truth, 60, times=np.arange(20) * lag, seed=1)
+    found = jumps.estimate(seen, "em", states=states, prior=NONE)
+    low, high = found.intervals()
+    unseen = np.arange(states) > 2
+    assert not found.rates[unseen].any() and np.isinf(found.stderr[unseen][:, :3]).all()
+    off = ~np.eye(states, dtype=bool)[unseen]
+    assert not low[unseen][off].any() and np.isinf(high[unseen][off]).all()
+    assert found.stationary()[:3].sum() == pytest.approx(1) and np.isfinite(found.timescales()).sum() == 2
+    assert max(v or 0 for row in found.to_dict()["interval_high"] for v in row) < 1e3
+
+
+def test_one_state_without_prior():
+    """Two paths of two units of time in state 0: it is where the chain is, and what is known is a bound."""
+    found = jumps.estimate(Paths.of([[0, 1, 2], [0, 1, 3]], [[0, 0, 0]] * 2, states_count=3), "em", prior=NONE)
+    assert found.stationary().tolist() == [1, 0, 0] and not found.rates.any()
+    assert np.isnan(found.timescales()).all()
+    high = found.intervals()[1]
+    assert np.isfinite(high[0, 1:]).all() and np.isinf(high[[1, 1, 2, 2], [0, 2, 0, 1]]).all()
+    assert found.posterior(10).max() < 1e3
+    closed = jumps.estimate(Paths.of([[0, 1, 2]], [[0, 0, 0]], states_count=2), "em", prior=NONE)
+    assert closed.stationary().tolist() == [1, 0] and np.isinf(closed.intervals()[1][1, 0])
+
+
 # ------------------------------------------------------------ against data
 
 
@@ -113,6 +177,25 @@ def test_hellinger_with_irregular_grids_and_wrong_labels():
     assert score.score == pytest.approx(score.floor, rel=0.1)
 
 
+def test_floor_of_times_that_few_paths_have():
+    """Every path always in state 0: no two samples differ, although resamples may lack the only path at a time."""
+    paths = Paths.of([[0, 1, 2], [0, 1, 3]], [[0, 0, 0]] * 2, states_count=2)
+    score = Estimate.of(np.zeros((2, 2)), np.array([1.0, 0]), "known").hellinger(paths, sets=20)
+    assert score.floor == score.score == 0
+
+
+@pytest.mark.parametrize(("paths", "end"), [(200, 20.0), (2, 4000.0)])
+def test_hellinger_of_complete_paths_is_that_of_times(paths, end):
+    """Rates .1 / 10: state 1 has 1 % of the time and many times that of the rows."""
+    found = exact(np.array([[0, 0.1], [10.0, 0]]))
+    data = jumps.simulate(found.rates, paths, end=end, seed=0)
+    assert (data.states == 1).mean() > 0.1  # type: ignore[attr-defined]
+    score = found.hellinger(data, sets=20)
+    assert score.score < 0.1 and score.exact < 0.15
+    other = exact(np.array([[0, 5.0], [10.0, 0]])).hellinger(data, sets=5)
+    assert other.exact > 0.3
+
+
 def test_chapman_kolmogorov():
     """40 paths of 200 points of the chain itself: no z of 36 beyond 5.1 (false alarm 1e-5 if normal)."""
     rates = np.array([[0, 1.0, 0.5], [0.3, 0, 0.2], [0.8, 0.4, 0]])
@@ -123,6 +206,8 @@ def test_chapman_kolmogorov():
     assert np.allclose(test.observed.sum(2), 1)
     assert test.largest_z < 5.1
     assert exact(1.5 * rates).ck_test(paths).largest_z > 7
+    still = Paths.of([np.arange(5)], [[0] * 5], states_count=2)
+    assert np.isnan(Estimate.of(np.zeros((2, 2)), np.array([1.0, 0]), "known").ck_test(still).largest_z)
 
 
 # ------------------------------------------------------------ simulation
@@ -155,7 +240,30 @@ def test_one_long_path(monkeypatch: pytest.MonkeyPatch):
     assert kstest(dwell, "expon", args=(0, -1 / F[0, 0])).pvalue > 1e-5
 
 
+def test_stiff_paths_are_not_uniformised(monkeypatch: pytest.MonkeyPatch):
+    """Rates 1e3 / 1e-2 for 100 units: 1e5 events of uniformisation for each of a few paths, of which two are jumps."""
+    from sciflow.solvers import uniformisation
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("uniformised")
+
+    monkeypatch.setattr(uniformisation, "Uniformisation", refused)
+    for count in (1, 10, 100):
+        path = jumps.simulate(np.array([[0, 1e3], [1e-2, 0]]), count, end=100.0)
+        assert path.lengths.max() < 40  # 1 + 2 Poisson(1) jumps and both ends; 18 returns have a chance of 1e-16
+    with pytest.raises(AssertionError, match="uniformised"):
+        jumps.simulate(flashing_ratchet(1.0), 1, end=100.0)
+
+
 def test_simulation_refuses():
+    for mistake in ({"end": np.nan}, {"end": np.inf}, {"end": 0.0}, {"end": -1.0}, {"times": []}, {"times": [[0.0]]}):
+        with pytest.raises(UserError, match="simulate: got"):
+            jumps.simulate(np.ones((2, 2)), 3, **mistake)
+    for wanted in ({"end": 1.0}, {"times": [0.0, 1.0]}):
+        with pytest.raises(UserError, match="got 0 paths"):
+            jumps.simulate(np.ones((2, 2)), 0, **wanted)
+    with pytest.raises(UserError, match="finite numbers"):
+        jumps.simulate(np.ones((2, 2)), 3, times=[0.0, np.nan])
     with pytest.raises(UserError, match="expected one"):
         jumps.simulate(np.ones((2, 2)), 3)
     with pytest.raises(UserError, match="negative"):

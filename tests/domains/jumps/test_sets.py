@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from sciflow.core.errors import UserError
 from sciflow.domains.jumps.data import Paths
+from sciflow.domains.jumps.em import two_states
 from sciflow.domains.jumps.labelling import label
 from sciflow.domains.jumps.sets import SETS, jump_set, true_rates
-from sciflow.domains.jumps.systems import two_state_estimate
 from sciflow.domains.jumps.windows import at_lag
 
 pytestmark = pytest.mark.usefixtures("data_dir")
@@ -68,12 +69,20 @@ def test_receptor_openings():
 )
 def test_folding_time_scales(lag, microseconds):
     """HP35 in two states, closed form: the figures of the specification, in their two digits."""
-    seen, _ = at_lag(jump_set("hp35_two_state"), lag)
+    seen, _, _ = at_lag(jump_set("hp35_two_state"), lag)
     counts = np.zeros((2, 2))
     valid = seen.mask[:, 1:]
     np.add.at(counts, (seen.states[:, :-1][valid], seen.states[:, 1:][valid]), 1)
-    rates = two_state_estimate(counts, lag)
-    assert -1 / np.trace(rates) / 1000 == pytest.approx(microseconds, abs=0.0051)
+    found = two_states(torch.from_numpy(counts), lag)
+    assert 1 / (found.forward + found.backward) / 1000 == pytest.approx(microseconds, abs=0.0051)
+
+
+@pytest.mark.parametrize("name", ["dfr_V1", "ip3r2", "porb", "alanine_dipeptide", "hp35"])
+def test_damaged_file_is_named(monkeypatch, tmp_path, name):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    monkeypatch.setattr("sciflow.domains.jumps.sets.resolve", lambda _: tmp_path / "cut.npz")
+    with pytest.raises(UserError, match="cut.npz: not a readable NumPy file"):
+        jump_set(name)
 
 
 def test_unknown_set():
