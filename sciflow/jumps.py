@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sciflow.domains.jumps.estimation import estimate
     from sciflow.domains.jumps.files import read_paths
     from sciflow.domains.jumps.implied import implied_timescales
-    from sciflow.domains.jumps.labelling import label
+    from sciflow.domains.jumps.labelling import label, lump
     from sciflow.domains.jumps.rate_prior import GammaPrior
     from sciflow.domains.jumps.result import Estimate
     from sciflow.domains.jumps.sets import jump_set, true_rates
@@ -38,6 +38,7 @@ _PUBLIC = {
     "implied_timescales": "implied",
     "jump_set": "sets",
     "label": "labelling",
+    "lump": "labelling",
     "read_paths": "files",
     "true_rates": "sets",
 }
@@ -51,6 +52,7 @@ __all__ = [
     "implied_timescales",
     "jump_set",
     "label",
+    "lump",
     "read_paths",
     "simulate",
     "true_rates",

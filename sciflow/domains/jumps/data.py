@@ -244,7 +244,7 @@ def _check(paths: Paths) -> None:
         path, column = np.argwhere((states < 0) | (states >= count))[0]
         raise UserError(
             f"labels outside range: path {path}, observation {column} has label {states[path, column]}; expected "
-            f"0..{count - 1} ({count} states; `lump` merges states)"
+            f"0..{count - 1} ({count} states; sciflow.jumps.lump merges states)"
         )
     clash = (steps == 0) & (np.diff(states, axis=1) != 0)
     if clash.any() and not paths.complete:

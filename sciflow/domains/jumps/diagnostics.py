@@ -35,7 +35,8 @@ def data_warnings(paths: Paths) -> list[str]:
             )
         elif missing:
             found.append(
-                f"never-visited: state {', '.join(missing)} does not occur; rates out of it come from the prior alone"
+                f"never-visited: state {', '.join(missing)} does not occur; rates out of it come from the prior alone "
+                "(with none, nothing is known of them)"
             )
     single = int((paths.lengths == 1).sum())
     if single:
@@ -57,22 +58,25 @@ def _unit_warning(paths: Paths) -> list[str]:
     ]
 
 
-def label_warnings(paths: Paths, seen: Transitions, rates: np.ndarray, prior: GammaPrior, shifts: int = 1) -> list[str]:
+def label_warnings(
+    paths: Paths, seen: Transitions, rates: np.ndarray, prior: GammaPrior, weight: float = 1.0
+) -> list[str]:
     """Whether labels behave as a chain, and whether their lag tells its time scales.
 
     Args:
         paths: The data.
-        seen: Its transitions by lag; those of `shifts` sliding windows count 1/shifts each. Windows that overlap tell
-            more than that, so the tests are then on the safe side.
+        seen: Its transitions by lag; those of sliding windows count `weight` each. Windows that overlap tell more than
+            that, so the tests are then on the safe side.
         rates: (S, S) fitted to the transitions with `prior`, and shrunk to nothing else: rates that the data
             contradict a little would look like labels with memory.
         prior: Of the rates.
-        shifts: By how many sliding windows each observation is counted.
+        weight: Independent transitions in each.
     """
+    visited = occupancy(paths) > 0  # rates of the others come from the prior, at whatever lag
     return [
-        *resolution_warning(float(seen.lags.min()), rates, paths.unit),
+        *resolution_warning(float(seen.lags.min()), generator(rates[visited][:, visited]), paths.unit),
         *embeddability_warning(seen, rates),
-        *lag_warning(paths, rates, prior, shifts),
+        *lag_warning(paths, rates, prior, weight),
     ]
 
 
@@ -116,21 +120,19 @@ def resolution_warning(lag: float, rates: np.ndarray, unit: str = "") -> list[st
     ]
 
 
-def lag_warning(paths: Paths, rates: np.ndarray, prior: GammaPrior, shifts: int = 1) -> list[str]:
+def lag_warning(paths: Paths, rates: np.ndarray, prior: GammaPrior, weight: float = 1.0) -> list[str]:
     """Whether the slowest time scale changes by more than 20 % at twice the lag.
 
     Rates are fitted again, from pairs two observations apart; the change must also exceed two standard errors of that
     fit, the less certain of two fits that share their data (fits to true chains differ by 0.7 of them at most, in the
     root mean square), and the scale must be one that twice the lag can tell. Arguments as `label_warnings`.
     """
-    if (paths.lengths < 4).all():
+    visited, apart = occupancy(paths) > 0, (paths.times[:, 2:] > paths.times[:, :-2])[paths.mask[:, 2:]]
+    if (paths.lengths < 4).all() or visited.sum() < 2 or not apart.any():
         return []
     seen = transitions(paths, 2)
-    seen = Transitions(seen.lags, seen.counts / (2 * shifts))  # pairs overlap: half of them are independent
+    seen = Transitions(seen.lags, seen.counts * weight / 2)  # pairs overlap: half of them are independent
     double = Labelled(seen, prior).fitted()
-    visited = occupancy(paths) > 0  # rates of the others come from the prior, at whatever lag
-    if visited.sum() < 2:
-        return []
     pair = [generator(F[visited][:, visited]) for F in (rates, double)]
     first, second = (float(relaxation(F)) for F in pair)
     lag = float((seen.counts.sum((1, 2)) * seen.lags).sum() / seen.counts.sum())

@@ -28,7 +28,7 @@ from sciflow.domains.jumps.diagnostics import data_warnings, label_warnings, res
 from sciflow.domains.jumps.em import Labelled, pack, two_states, unpack
 from sciflow.domains.jumps.emissions import first_emission
 from sciflow.domains.jumps.fim_em import network_weight, noise_test, shrinkage_prior
-from sciflow.domains.jumps.gibbs import sample_rates
+from sciflow.domains.jumps.gibbs import independent_draws, sample_rates
 from sciflow.domains.jumps.hidden_em import Hidden
 from sciflow.domains.jumps.mle import mle
 from sciflow.domains.jumps.rate_prior import NONE, GammaPrior, weak_prior
@@ -39,6 +39,7 @@ from sciflow.domains.jumps.windows import at_lag
 HIDDEN_EM_STEPS = 60  # a step costs as much as one of L-BFGS and is safer
 SLOWER = 1.1  # the second start has rates divided by e^1.1 = 3: changes of state are often wrong labels
 CONTRADICTION = 0.999  # level of the test of the network's rates against the data
+FEW_DRAWS = 20  # independent ones below which the samples of gibbs are no posterior
 NO_JUMPS = 1e-6  # expected jumps below which a rate is reported as 0
 OUTSIDE = "fim-window"  # the network's warning that forbids shrinkage; with more states than trained it still helps
 MOST_STATES = 50  # the Hessian has (S (S - 1))^2 entries: half a minute at 50 states
@@ -80,7 +81,13 @@ class Request:
     def seen(self) -> Transitions:
         """Transitions by lag; overlapping ones count in part."""
         seen = transitions(self.paths)
-        return Transitions(seen.lags, seen.counts / self.shifts)
+        return Transitions(seen.lags, self.weight * seen.counts)
+
+    @property
+    def weight(self) -> float:
+        """Of each transition: the share of those in windows that do not overlap, about 1 / shifts in long paths."""
+        steps = self.paths.lengths - 1
+        return 1.0 if self.shifts == 1 else steps[self.alone].sum() / steps.sum()
 
     @property
     def apart(self) -> Paths:
@@ -123,6 +130,8 @@ def estimate(
     method = method or ("mle" if paths.complete else "hmm_em" if paths.states is None else "fim+em")
     count = states or paths.states_count
     _check(paths, method, emission, lag, count)
+    if prior is not None and method == "fim":
+        raise UserError("prior: got one with method fim, whose network has its own; expected none, or method fim+em")
     if paths.states is not None and count != paths.states_count:
         paths = paths.with_count(count)
     weak = None if paths.states is None else weak_prior(paths)
@@ -212,7 +221,7 @@ def _label_warnings(request: Request, fitted: Estimate) -> list[str]:
     """What the labels say against rates that were fitted to them alone; nothing more if no chain has them."""
     if any(sentence.startswith("non-embeddable") for sentence in fitted.warnings):
         return []
-    return label_warnings(request.paths, request.seen, fitted.rates, request.rate_prior, request.shifts)
+    return label_warnings(request.paths, request.seen, fitted.rates, request.rate_prior, request.weight)
 
 
 def _unfinished(best: Maximum) -> list[str]:
@@ -265,7 +274,7 @@ def fit_hidden(
     states = request.states
     emission, guess = first_emission(request.emission, request.paths, states, request.seed)
     guessed = replace(request, paths=guess)
-    model = Hidden(guess, states, emission, guessed.rate_prior, occupancy(guess), 1 / request.shifts)
+    model = Hidden(guess, states, emission, guessed.rate_prior, occupancy(guess), request.weight)
     labels = Labelled(guessed.seen, guessed.rate_prior)
     starts = [labels.start(), labels.start() - SLOWER] if start is None else [_log_rates(start, model.lowest)]
     ascents = [maximise(model, model.pack(start), 5, 0) for start in starts]
@@ -292,13 +301,15 @@ def fit_gibbs(request: Request) -> Estimate:
     draws = sample_rates(transitions(request.apart), request.rate_prior, start.rates, seed=request.seed)
     seen = Labelled(request.seen, request.rate_prior)
     loglik = float(seen.loglik(torch.from_numpy(draws.mean(0)))) + _first_loglik(request.paths, start.initial)
+    apart = independent_draws(draws)
+    slow = [f"not converged: of {len(draws)} draws of a rate only about {apart:.0f} are independent; use em"]
     return Estimate.of(
         draws.mean(0),
         start.initial,
         "gibbs",
         draws=draws,
         loglik=loglik,
-        warnings=start.warnings,
+        warnings=(*start.warnings, *(slow if apart < FEW_DRAWS else [])),
         unit=start.unit,
         names=start.names,
     )
@@ -342,13 +353,14 @@ def fit_fim_em(request: Request) -> Estimate:
     if request.prior is not None:
         return own.warned(*found)
     fits = [float(Labelled(request.seen).loglik(torch.from_numpy(F))) for F in (own.rates, network.rates)]
-    misfit, most = 2 * (fits[0] - fits[1]), chi2.ppf(CONTRADICTION, request.states * (request.states - 1))
+    known = int((occupancy(request.paths) > 0).sum()) * (request.states - 1)  # nothing is known of unseen states
+    misfit, most = 2 * (fits[0] - fits[1]), chi2.ppf(CONTRADICTION, known)
     if misfit > most and not left_out:
         left_out = [f"the data contradict its rates (misfit {misfit:.3g}, at most {most:.3g} expected)"]
     if left_out:
         found += [f"network left out: {reason}. Rates are those of method em" for reason in left_out]
         return replace(own, details={**own.details, "network_weight": 0.0}).warned(*found)
-    weight = network_weight(misfit, request.states)
+    weight = network_weight(misfit, known)
     prior = shrinkage_prior(network.rates, weight, request.apart, weak)
     result = _fit_labels(replace(request, prior=prior, error_prior=weak), "fim+em", start)
     return replace(result, details={**result.details, "network_weight": weight}).warned(*found)

@@ -1,11 +1,12 @@
 r"""The default: rates fitted by EM, shrunk to those of the pretrained network as far as the data let them be.
 
-A positive-part James-Stein estimate (James and Stein, Proc. 4th Berkeley Symp. 1961). With m the network's rates, d
-their number and D = 2 (l(EM) - l(m)) the misfit of m, the network weighs w = min(1, d/D). True rates have D = d in
-the mean (Wilks): rates as good as the truth are believed, worse ones lose their weight as 1/D, and nothing has to be
-tuned. Where true rates are out of the question, `estimation.fit_fim_em` leaves the network out. The weight enters as
-a Gamma prior of mean m, worth w/(1 - w) of the time that the data have spent in each state, beside the weak prior of
-EM. The network has seen the same data, so standard errors do not use it.
+A positive-part estimate in the manner of James and Stein (Proc. 4th Berkeley Symp. 1961). With m the network's rates,
+d the number of rates out of states that occur, and D = 2 (l(EM) - l(m)) the misfit of m, the network weighs w =
+min(1, d/D). True rates have D = d in the mean where all are well away from 0 (Wilks), so rates as good as the truth
+are believed, and worse ones lose their weight as 1/D. (James and Stein have d - 2, which protects from any m; ours
+has seen the same data.) Where true rates are out of the question, `estimation.fit_fim_em` leaves the network out. The
+weight enters as a Gamma prior of mean m, worth w/(1 - w) of the time that the data have spent in each state, beside
+the weak prior of EM. The network has seen the same data, so standard errors do not use it.
 
 `noise_test` asks the likelihood whether some labels are wrong.
 """
@@ -32,9 +33,9 @@ TRIAL_NOISE = 3e-3  # share of wrong labels whose likelihood is compared with th
 NO_NOISE = 1e-9
 
 
-def network_weight(misfit: float, states: int) -> float:
-    """w of `states` states, for a misfit D of any sign (EM has a prior; it may explain the data less well)."""
-    return min(states * (states - 1) / max(misfit, 1e-9), MOST_WEIGHT)
+def network_weight(misfit: float, known: int) -> float:
+    """w = d/D for `known` rates and a misfit of any sign (EM has a prior; it may explain the data less well)."""
+    return min(known / max(misfit, 1e-9), MOST_WEIGHT)
 
 
 def shrinkage_prior(rates: np.ndarray, weight: float, paths: Paths, weak: GammaPrior) -> GammaPrior:

@@ -17,6 +17,7 @@ from sciflow.core.uniformisation import bridges
 from sciflow.domains.jumps.counts import Transitions
 from sciflow.domains.jumps.rate_prior import GammaPrior
 
+BATCHES = 10
 SMALLEST_RATE = 1e-9  # of the mean rate: draws of Gamma laws with shape < 1 underflow
 
 
@@ -53,6 +54,13 @@ def sample_rates(
         if sweep >= burn_in:
             kept.append(F.numpy())
     return np.stack(kept)
+
+
+def independent_draws(draws: np.ndarray) -> float:
+    """Of samples (n, S, S), by batch means of the rate that mixes slowest: n for independent ones."""
+    rates = draws[:, ~np.eye(draws.shape[-1], dtype=bool)]
+    batches = rates[: len(rates) // BATCHES * BATCHES].reshape(BATCHES, -1, rates.shape[1]).mean(1)
+    return float((BATCHES * rates.var(0) / np.maximum(batches.var(0, ddof=1), 1e-300)).min())
 
 
 def _positive(rates: torch.Tensor) -> torch.Tensor:

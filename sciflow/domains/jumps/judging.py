@@ -87,7 +87,7 @@ def hellinger(
     """
     if paths.states is None:
         raise UserError("hellinger: the paths have no states; label the signal first")
-    noise = np.random.default_rng(seed)
+    paths, noise = paths.with_count(len(rates)), np.random.default_rng(seed)
     if paths.complete:
         longest = float((paths.times[:, -1] - paths.times[:, 0]).max())
         step = paths.duration / paths.observations if len(paths) < FEW_PATHS else longest / (WINDOW - 1)
@@ -193,6 +193,7 @@ def chapman_kolmogorov(
     unit = None if paths.complete else spacing(paths)
     if paths.states is None or unit is None:
         raise UserError("Chapman-Kolmogorov test: expected states observed on a common spacing")
+    paths = paths.with_count(len(rates))
     if lags is None:
         longest = float((paths.times[:, -1] - paths.times[:, 0]).max()) / unit / 2
         strides = 2 ** np.arange(max(1, min(7, int(np.log2(max(longest, 1))) + 1)))

@@ -196,7 +196,7 @@ def test_shrinkage_is_that_of_james_and_stein(misfit: float, weight: float):
     paths = jumps.simulate(THREE, 50, times=np.arange(40) * 0.1, seed=0)
     spent = occupancy(paths) / occupancy(paths).sum() * paths.duration
     network, data = np.full((3, 3), 2.0) - 8 * np.eye(3), THREE + 0.1
-    prior = shrinkage_prior(network, network_weight(misfit, 3), paths, NONE)
+    prior = shrinkage_prior(network, network_weight(misfit, 6), paths, NONE)
     shrunk = (data * spent[:, None] + prior.shape) / (spent[:, None] + prior.rate)
     off = ~np.eye(3, dtype=bool)
     assert np.allclose(shrunk[off], (weight * network + (1 - weight) * data)[off])

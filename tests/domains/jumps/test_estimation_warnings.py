@@ -15,7 +15,8 @@ from sciflow.core.markov import generator, transition_matrices
 from sciflow.domains.jumps import diagnostics, estimation
 from sciflow.domains.jumps.counts import Transitions, transitions
 from sciflow.domains.jumps.data import Paths
-from sciflow.domains.jumps.rate_prior import weak_prior
+from sciflow.domains.jumps.gibbs import independent_draws
+from sciflow.domains.jumps.rate_prior import NONE, GammaPrior, weak_prior
 from sciflow.domains.jumps.result import Estimate
 from sciflow.domains.jumps.windows import at_lag
 
@@ -71,7 +72,9 @@ def test_alanine_at_long_lags(data_dir: Path, lag: float):
 
 @pytest.mark.parametrize("method", ["em", "fim", "gibbs", "fim+em"])
 def test_memory_is_found_at_any_lag(monkeypatch: pytest.MonkeyPatch, method: str):
-    monkeypatch.setattr(estimation, "sample_rates", lambda seen, prior, start, seed: start[None])  # gibbs: not needed
+    monkeypatch.setattr(
+        estimation, "sample_rates", lambda seen, prior, start, seed: start[None].repeat(20, 0)
+    )  # gibbs: not needed
     slow, noisy = flickering()
     for lag in (None, 2.0, 3.0):
         assert "lag-dependent" not in names(jumps.estimate(slow, method, lag=lag))
@@ -167,7 +170,7 @@ def test_gibbs_at_a_lag_has_whole_transitions(monkeypatch: pytest.MonkeyPatch):
 
     def caught_rates(seen: Transitions, prior: object, start: np.ndarray, seed: int) -> np.ndarray:
         caught.append(seen)
-        return start[None]
+        return start[None].repeat(20, 0)
 
     monkeypatch.setattr(estimation, "sample_rates", caught_rates)
     F = np.random.default_rng(1).exponential(1, (8, 8))
@@ -214,3 +217,47 @@ def test_padding_costs_nothing():
     assert seen.lags.tolist() == [1.0] and np.array_equal(seen.total.numpy(), wanted)
     thinned, _, _ = at_lag(paths, 1.0)
     assert np.array_equal(transitions(thinned).total.numpy(), wanted)
+
+
+# ------------------------------------------------------------ found by a review
+
+
+def test_short_paths_at_their_own_length():
+    """Nine observations, the lag as long as the path: one pair each, and the estimate is that of these pairs."""
+    paths = jumps.simulate(THREE, 300, times=np.arange(9) * 0.1, seed=1)
+    assert paths.states is not None
+    ends = Paths.of(np.array([0.0, 0.8]), paths.states[:, [0, 8]], states_count=3)
+    prior = GammaPrior(0.5, 0.3)
+    at_lag, direct = jumps.estimate(paths, "em", lag=0.8, prior=prior), jumps.estimate(ends, "em", prior=prior)
+    assert np.allclose(at_lag.rates, direct.rates, rtol=1e-3)
+    assert np.allclose(at_lag.stderr, direct.stderr, rtol=1e-3)
+
+
+def test_states_beyond_those_of_the_paths():
+    """An estimate of five states judges paths of three."""
+    paths = jumps.simulate(THREE, 50, times=np.arange(20) * 0.2, seed=2)
+    found = jumps.estimate(paths, "em", states=5)
+    assert found.ck_test(paths).predicted.shape[1:] == (5, 5)
+    assert np.isfinite(found.hellinger(paths, sets=3).score)
+
+
+def test_a_slow_sampler_says_so():
+    """Draws that wander: an autoregression of coefficient .99 has about one in 200 independent draws."""
+    noise = np.random.default_rng(0).normal(size=(400, 2, 2))
+    assert independent_draws(noise) > 100
+    walk = np.zeros_like(noise)
+    for k in range(1, len(walk)):
+        walk[k] = 0.99 * walk[k - 1] + noise[k]
+    assert independent_draws(walk) < 20
+
+
+def test_repeated_times_two_apart():
+    """All pairs two observations apart have no lag: nothing to test, and em works."""
+    times, states = [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0, 0, 0, 0], [0, 1], [1, 0]]
+    assert np.isfinite(jumps.estimate(Paths.of(times, states, states_count=2), "em").rates).all()
+
+
+def test_network_takes_no_prior():
+    paths = jumps.simulate(THREE, 5, times=np.arange(20) * 0.2, seed=2)
+    with pytest.raises(UserError, match="prior: got one with method fim"):
+        jumps.estimate(paths, "fim", prior=NONE)
