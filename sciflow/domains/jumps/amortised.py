@@ -31,6 +31,7 @@ SHIPPED = "jumps-fim"
 POINTS = 100  # the longest paths of the training tasks
 OBSERVATIONS = 2_000_000  # per forward pass: 100 MB
 DRAWS = 1000
+FASTEST = 20.0  # rate per longest path: 2 % of the training systems have a faster one
 MOST_STATES, JUMPS = 8, (0.2, 60.0)  # states, and jumps in the longest path, of the training tasks
 
 
@@ -102,11 +103,12 @@ def _estimates(law: RateLaw, systems: Sequence[Paths]) -> Iterator[Estimate]:
             names=paths.names,
         )
         stderr = np.where(np.eye(S, dtype=bool), estimate.stderr, deviation[row, :S, :S])
-        jumps = -float(estimate.stationary() @ estimate.rates.diagonal()) * float(law.window[row])
-        yield replace(estimate, stderr=stderr).warned(*_outside(S, jumps))
+        rates = estimate.rates * float(law.window[row])
+        jumps = -float(estimate.stationary() @ rates.diagonal())
+        yield replace(estimate, stderr=stderr).warned(*_outside(S, jumps, float(rates.max())))
 
 
-def _outside(states: int, jumps: float) -> Iterator[str]:
+def _outside(states: int, jumps: float, fastest: float) -> Iterator[str]:
     """Named warnings where the network has to extrapolate."""
     if states > MOST_STATES:
         yield f"fim-states: {states} states, the network was trained on 2 to {MOST_STATES}; its intervals may be off"
@@ -114,6 +116,11 @@ def _outside(states: int, jumps: float) -> Iterator[str]:
         yield (
             f"fim-window: about {jumps:.2g} jumps in the longest path (of at most {POINTS} observations); the network "
             f"was trained on {JUMPS[0]:g} to {JUMPS[1]:g}, its intervals may be off"
+        )
+    elif fastest > FASTEST:
+        yield (
+            f"fim-window: the fastest rate is {fastest:.2g} per longest path (of at most {POINTS} observations); few "
+            f"of the systems that the network was trained on had more than {FASTEST:g}, and it expects slower ones"
         )
 
 

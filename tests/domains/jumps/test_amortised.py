@@ -63,11 +63,16 @@ def test_the_best_rates_are_the_posterior_mean():
 # ---------------------------------------------------------------- the shipped network
 
 
-@pytest.mark.parametrize(("paths", "limit"), [(30, 0.28), (100, 0.17), (300, 0.12), (1000, 0.12), (5000, 0.12)])
+@pytest.mark.parametrize(
+    ("paths", "limit"), [(1, 0.605), (30, 0.28), (100, 0.17), (300, 0.12), (1000, 0.12), (5000, 0.12)]
+)
 def test_ratchet_zero_shot(ratchet: Paths, paths: int, limit: float):
-    """RMSE, mean of 10 disjoint draws (2 of 5000); issue 6's limits, and no degradation beyond 300 paths."""
+    """RMSE, mean of 10 disjoint draws (1000 of one path, 2 of 5000); no degradation beyond 300 paths.
+
+    Issue 6's limits; .60 for one path to two figures: over all 10 000 single paths the mean is .6005.
+    """
     truth = flashing_ratchet()
-    parts = np.arange(10_000)[: 10_000 // paths * paths].reshape(-1, paths)[:10]
+    parts = np.arange(10_000)[: 10_000 // paths * paths].reshape(-1, paths)[: 1000 if paths == 1 else 10]
     found = infer_many([ratchet.take(part) for part in parts])
     assert np.mean([rmse(one.rates, truth) for one in found]) <= limit
 
@@ -152,6 +157,8 @@ def test_extrapolation_is_named(ratchet: Paths):
     assert [one.split(":")[0] for one in found.warnings][:1] == ["fim-states"]
     still = Paths.of(np.arange(10.0), np.zeros((200, 10), int), states_count=2)
     assert [one.split(":")[0] for one in infer_rates(still).warnings] == ["fim-window"]
+    steep = infer_rates(jump_set("dfr_V3").take(np.arange(300)))  # rates from 0.05 to 20, fifty in the longest path
+    assert [one.split(" is")[0] for one in steep.warnings] == ["fim-window: the fastest rate"]
 
 
 # ---------------------------------------------------------------- training and files
