@@ -114,12 +114,12 @@ def _outside(states: int, jumps: float, fastest: float) -> Iterator[str]:
         yield f"fim-states: {states} states, the network was trained on 2 to {MOST_STATES}; its intervals may be off"
     if not JUMPS[0] <= jumps <= JUMPS[1]:
         yield (
-            f"fim-window: about {jumps:.2g} jumps in the longest path (of at most {POINTS} observations); the network "
+            f"fim-window: about {jumps:.3g} jumps in the longest path (of at most {POINTS} observations); the network "
             f"was trained on {JUMPS[0]:g} to {JUMPS[1]:g}, its intervals may be off"
         )
     elif fastest > FASTEST:
         yield (
-            f"fim-window: the fastest rate is {fastest:.2g} per longest path (of at most {POINTS} observations); few "
+            f"fim-window: the fastest rate is {fastest:.3g} per longest path (of at most {POINTS} observations); few "
             f"of the systems that the network was trained on had more than {FASTEST:g}, and it expects slower ones"
         )
 

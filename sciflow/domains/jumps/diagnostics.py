@@ -143,7 +143,7 @@ def lag_warning(paths: Paths, rates: np.ndarray, prior: GammaPrior, weight: floa
     if not abs(np.log(second / first)) > DEVIATIONS * error:
         return []
     return [
-        f"lag-dependent: the slowest time scale goes from {first:.3g} to {second:.3g} {paths.unit}".rstrip()
+        f"lag-dependent: the slowest time scale goes from {first:.4g} to {second:.4g} {paths.unit}".rstrip()
         + " when the lag is doubled: the labels are not Markovian at this lag; use a longer one, or hmm_em"
     ]
 

@@ -147,7 +147,7 @@ class Estimate:
         """
         times = np.full((self.states, self.states), np.nan)
         times[np.ix_(self.visited, self.visited)] = markov.mean_first_passage(self._among_visited()).numpy()
-        return times
+        return times + 0.0  # no -0 on the diagonal
 
     def _among_visited(self, rates: np.ndarray | None = None) -> Tensor:
         """Generators (..., V, V) of the visited states."""
