@@ -131,12 +131,11 @@ class Gaussian(Emission):
         deviations: (S,) first widths.
 
     Raises:
-        UserError: The paths hold no signal, or a constant one.
+        UserError: A constant signal.
     """
 
     def __init__(self, paths: Paths, means: np.ndarray, deviations: np.ndarray) -> None:
-        if paths.signal is None:
-            raise UserError('emission "gaussian": the paths hold labels and no signal; use emission "noise"')
+        assert paths.signal is not None
         values = paths.signal[paths.mask]
         if values.std() <= 0:
             raise UserError(f"emission: the signal is constant ({values[0]:g}); levels cannot be told apart")
@@ -190,6 +189,8 @@ def first_emission(name: str, paths: Paths, states: int, seed: int = 0) -> tuple
         return (UniformNoise(paths) if name == "noise" else Confusion(paths)), paths
     from sciflow.domains.jumps.labelling import emission_start, label
 
+    if paths.signal is None:
+        raise UserError('emission "gaussian": the paths hold labels and no signal; use emission "noise"')
     if states < 2:
         raise UserError('emission "gaussian": the number of states is not known; say e.g. states=2')
     guess = paths if paths.states is not None else label(paths, states, seed=seed)

@@ -151,8 +151,8 @@ def test_signal_with_overlapping_levels():
 
 def test_emissions_say_what_they_need():
     labels = Paths.of(TIMES, LABELS)
-    with pytest.raises(UserError, match="no signal"):
-        Gaussian(labels, np.zeros(3), np.ones(3))
+    with pytest.raises(UserError, match='no signal; use emission "noise"'):
+        estimate(labels, "hmm_em", emission="gaussian")
     with pytest.raises(UserError, match="constant"):
         Gaussian(Paths.of([[0.0, 1.0]], signal=[[1.0, 1.0]]), np.zeros(2), np.ones(2))
     with pytest.raises(UserError, match="expected one of noise"):
