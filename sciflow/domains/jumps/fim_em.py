@@ -31,6 +31,7 @@ POINTS = 100  # longer paths are cut, as for the network
 TESTED_PATHS = 300  # that label noise is looked for in
 TRIAL_NOISE = 3e-3  # share of wrong labels whose likelihood is compared with that of none
 NO_NOISE = 1e-9
+CHANCE_GAIN = 4.8  # half of the 0.998 quantile of chi-square: one parameter, zero at its boundary in half of all cases
 
 
 def network_weight(misfit: float, known: int) -> float:
@@ -56,7 +57,9 @@ def shrinkage_prior(rates: np.ndarray, weight: float, paths: Paths, weak: GammaP
 
 
 def noise_test(paths: Paths, rates: np.ndarray, prior: GammaPrior, start: np.ndarray) -> float:
-    """Gain in log-likelihood from letting labels be wrong, less the price log(n)/2 of the parameter; -inf if none.
+    """Gain in log-likelihood from letting labels be wrong, less what right ones would give in 1 of 1000 cases.
+
+    -inf if there is none.
 
     A first look compares a few wrong labels with none at the fitted rates (two forward passes): wrong labels look like
     visits that are far too short. Only if that gains, the noise is fitted.
@@ -80,4 +83,4 @@ def noise_test(paths: Paths, rates: np.ndarray, prior: GammaPrior, start: np.nda
         none, few = (float(model.value(theta(rates, noise))) for noise in (NO_NOISE, TRIAL_NOISE))
     if few < none:
         return -np.inf
-    return maximise(model, theta(start, 0.05), 10, 0).value - none - 0.5 * np.log(paths.observations)
+    return maximise(model, theta(start, 0.05), 10, 0).value - none - CHANCE_GAIN
