@@ -194,7 +194,7 @@ def _thinned(paths: Paths, lag: float | None) -> Paths:
     """What the estimate saw, without overlap: observations one lag apart, from the first one of each path on."""
     if lag is None:
         return paths
-    seen, _, first = at_lag(paths, lag)
+    seen, first = at_lag(paths, lag)
     return seen.take(first)
 
 

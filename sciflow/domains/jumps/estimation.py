@@ -55,8 +55,7 @@ class Request:
         error_prior: The prior whose information counts in standard errors; None: `prior`.
         emission: Of `hmm_em`: "noise", "confusion" or "gaussian".
         states: S (of a signal).
-        shifts: By how many sliding windows each observation is counted.
-        alone: (K,) bool, windows that do not overlap, the first of each path; None: all.
+        alone: (K,) bool, sliding windows that do not overlap, the first of each path; None: all paths.
         seed: Of anything random.
         weak: The prior where none is given: the weak one of the paths as they came. Paths thinned to a longer lag hide
             exits, and their prior would pull rates down. None: that of `paths`.
@@ -67,7 +66,6 @@ class Request:
     error_prior: GammaPrior | None = None
     emission: str = "noise"
     states: int = 0
-    shifts: int = 1
     seed: int = 0
     alone: np.ndarray | None = None
     weak: GammaPrior | None = None
@@ -85,9 +83,9 @@ class Request:
 
     @property
     def weight(self) -> float:
-        """Of each transition: the share of those in windows that do not overlap, about 1 / shifts in long paths."""
+        """Of each transition: the share of those in windows that do not overlap, spacing / lag in long paths."""
         steps = self.paths.lengths - 1
-        return 1.0 if self.shifts == 1 else steps[self.alone].sum() / steps.sum()
+        return 1.0 if self.alone is None else float(steps[self.alone].sum() / steps.sum())
 
     @property
     def apart(self) -> Paths:
@@ -129,24 +127,24 @@ def estimate(
         )
     method = method or ("mle" if paths.complete else "hmm_em" if paths.states is None else "fim+em")
     count = states or paths.states_count
-    _check(paths, method, emission, lag, count)
-    if prior is not None and method == "fim":
-        raise UserError("prior: got one with method fim, whose network has its own; expected none, or method fim+em")
+    _check(paths, method, prior, emission, lag, count)
     if paths.states is not None and count != paths.states_count:
         paths = paths.with_count(count)
     weak = None if paths.states is None else weak_prior(paths)
-    shifts, alone = 1, None
+    alone = None
     if lag is not None:
-        paths, shifts, alone = at_lag(paths, lag)
+        paths, alone = at_lag(paths, lag)
     emission = emission or ("noise" if paths.states is not None else "gaussian")
-    request = Request(paths, prior, None, emission, count, shifts, seed, alone, weak)
+    request = Request(paths, prior, None, emission, count, seed, alone, weak)
     result = METHODS[method](request)
     if paths.states is not None:
         result = replace(result, visited=occupancy(paths) > 0)
     return result.warned(*data_warnings(paths))
 
 
-def _check(paths: Paths, method: str, emission: str | None, lag: float | None, count: int) -> None:
+def _check(
+    paths: Paths, method: str, prior: GammaPrior | None, emission: str | None, lag: float | None, count: int
+) -> None:
     """Refuse what the method cannot use."""
     if method not in METHODS:
         raise UserError(f"method: got '{method}', expected one of {', '.join(METHODS)}")
@@ -157,6 +155,8 @@ def _check(paths: Paths, method: str, emission: str | None, lag: float | None, c
         )
     if paths.complete and lag is not None:
         raise UserError(f"lag: got {lag:g} with method mle; complete paths have jumps and no lag: leave it out")
+    if prior is not None and method == "fim":
+        raise UserError("prior: got one with method fim, whose network has its own; expected none, or method fim+em")
     if emission is not None and method != "hmm_em":
         raise UserError(f"emission: got '{emission}' with method {method}; expected none, or method hmm_em")
     if count > MOST_STATES and not paths.complete:
@@ -341,7 +341,7 @@ def fit_fim_em(request: Request) -> Estimate:
     start = None if left_out else network.rates
     own = _fit_labels(request, "fim+em", start)
     others = [text for text in network.warnings if not text.startswith(OUTSIDE)]
-    if request.shifts == 1 and noise_test(request.paths, own.rates, weak, own.rates if start is None else start) > 0:
+    if request.weight == 1 and noise_test(request.paths, own.rates, weak, own.rates if start is None else start) > 0:
         result = fit_hidden(request, "fim+em", EM_STEPS, start)
         return result.warned(
             *others,

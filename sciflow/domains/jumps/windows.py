@@ -80,20 +80,20 @@ def on_grid(paths: Paths, step: float) -> Paths:
     return replace(paths, times=times, states=states, signal=None, lengths=lengths, complete=False)
 
 
-def at_lag(paths: Paths, lag: float) -> tuple[Paths, int, np.ndarray]:
+def at_lag(paths: Paths, lag: float) -> tuple[Paths, np.ndarray]:
     """The paths seen every `lag` only, once from each of the possible first observations.
 
     Rates of a process that is not Markovian at the spacing of the data depend on the lag; longer lags are nearer to a
-    chain. All shifts together use every pair of observations one lag apart (sliding windows). They are not
-    independent: each transition has the weight of 1 / shifts independent ones.
+    chain. All shifts together use every pair of observations one lag apart (sliding windows). They are
+    not independent; there are as many independent ones as in the first piece of each path.
 
     Args:
         paths: Times on a common spacing; points may be missing.
         lag: Multiple of the spacing.
 
     Returns:
-        The pieces, path by path, without those of a single observation; the number of shifts; and which pieces are the
-        first of their path (n,) bool: one for each path, so they do not overlap.
+        The pieces, path by path, without those of a single observation; and which pieces are the first of their path
+        (n,) bool: one for each path, so they do not overlap.
 
     Raises:
         UserError: No common spacing, or a lag that is not a multiple of it or longer than the paths.
@@ -105,7 +105,7 @@ def at_lag(paths: Paths, lag: float) -> tuple[Paths, int, np.ndarray]:
     if stride < 1 or abs(lag / unit - stride) > 0.01 * stride:
         raise UserError(f"lag: got {lag:g}, expected a multiple of the spacing {unit:g} {paths.unit}".rstrip())
     if stride == 1:
-        return paths, 1, np.ones(len(paths), bool)
+        return paths, np.ones(len(paths), bool)
     frames = np.round((paths.times - paths.times[:, :1]) / unit).astype(np.int64)
     if frames.max() < stride:
         raise UserError(f"lag: got {lag:g}, longer than every path; the longest lasts {frames.max() * unit:g}")
@@ -132,4 +132,4 @@ def at_lag(paths: Paths, lag: float) -> tuple[Paths, int, np.ndarray]:
         starts=paths.starts[path[begin]] & (column[begin] == 0),
     )
     kept = lengths > 1
-    return thinned.take(kept), stride, np.diff(path[begin][kept], prepend=-1) != 0
+    return thinned.take(kept), np.diff(path[begin][kept], prepend=-1) != 0

@@ -17,7 +17,7 @@ from sciflow.domains.jumps.ascent import maximise
 from sciflow.domains.jumps.counts import Transitions, chain_matrices, lag_numbers, transitions
 from sciflow.domains.jumps.data import Paths
 from sciflow.domains.jumps.em import Labelled, pack, rates_step, two_states, unpack
-from sciflow.domains.jumps.estimation import estimate
+from sciflow.domains.jumps.estimation import Request, estimate
 from sciflow.domains.jumps.rate_prior import NONE, GammaPrior
 from sciflow.domains.jumps.sets import jump_set
 from sciflow.domains.jumps.windows import at_lag
@@ -187,8 +187,8 @@ def test_alanine_dipeptide(data_dir: Path, lag: float, fast: float, slow: float)
     and L-BFGS goes on to 0.9, 4.9, 10.4 ps. The slow one is the same to 1 %.
     """
     del data_dir
-    paths, shifts, _ = at_lag(jump_set("alanine_dipeptide"), lag)
-    model = Labelled(Transitions(transitions(paths).lags, transitions(paths).counts / shifts))
+    paths, first = at_lag(jump_set("alanine_dipeptide"), lag)
+    model = Labelled(Request(paths, alone=first).seen)
     N = model.seen.counts[0]
     start = pack(N / N.sum(1, keepdim=True) / lag + 1e-3).log()
     stopped = timescales(generator(unpack(maximise(model, start, 2000, 0).theta.exp(), 3)))

@@ -221,7 +221,7 @@ def test_padding_costs_nothing():
     for path in labels:
         np.add.at(wanted, (path[:-2], path[2:]), 1)
     assert seen.lags.tolist() == [1.0] and np.array_equal(seen.total.numpy(), wanted)
-    thinned, _, _ = at_lag(paths, 1.0)
+    thinned, _ = at_lag(paths, 1.0)
     assert np.array_equal(transitions(thinned).total.numpy(), wanted)
 
 

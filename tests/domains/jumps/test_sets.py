@@ -69,7 +69,7 @@ def test_receptor_openings():
 )
 def test_folding_time_scales(lag, microseconds):
     """HP35 in two states, closed form: the figures of the specification, in their two digits."""
-    seen, _, _ = at_lag(jump_set("hp35_two_state"), lag)
+    seen, _ = at_lag(jump_set("hp35_two_state"), lag)
     counts = np.zeros((2, 2))
     valid = seen.mask[:, 1:]
     np.add.at(counts, (seen.states[:, :-1][valid], seen.states[:, 1:][valid]), 1)

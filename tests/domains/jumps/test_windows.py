@@ -14,9 +14,10 @@ from sciflow.jumps import simulate
 def test_windows_apart_are_one_of_each_path():
     """60 paths of 5 points at lag 3: two pieces each (the third has one point), of which the first begins at 0."""
     paths = simulate(flashing_ratchet(1.0), 60, times=np.arange(5.0), seed=0)
-    pieces, shifts, first = at_lag(paths, 3.0)
-    assert len(pieces) == 120 and shifts == 3 and first.sum() == 60
-    apart = Request(pieces, shifts=shifts, alone=first).apart
+    pieces, first = at_lag(paths, 3.0)
+    assert len(pieces) == 120 and first.sum() == 60
+    assert Request(pieces, alone=first).weight == 0.5  # one pair each; two overlapping ones tell as much as one
+    apart = Request(pieces, alone=first).apart
     assert len(apart) == 60 and not apart.times[:, 0].any() and apart.starts.all()
     np.testing.assert_array_equal(apart.states, paths.states[:, [0, 3]])
     assert Request(paths).apart is paths
@@ -25,9 +26,9 @@ def test_windows_apart_are_one_of_each_path():
 def test_windows_apart_where_points_are_missing():
     """The first path has pairs at lag 3 from the second point on only, the last one has none."""
     paths = Paths.of([[0, 1, 4, 7], [0, 1, 2, 3, 4], [0, 1]], [[0, 1, 0, 1], [0, 0, 0, 1, 1], [0, 1]])
-    pieces, _, first = at_lag(paths, 3.0)
+    pieces, first = at_lag(paths, 3.0)
     assert pieces.times[:, 0].tolist() == [1, 0, 1] and first.tolist() == [True, True, False]
-    assert at_lag(paths, 1.0)[2].all()
+    assert at_lag(paths, 1.0)[1].all()
 
 
 def test_known_jumps_on_a_grid():
