@@ -60,6 +60,17 @@ def test_the_best_rates_are_the_posterior_mean():
     assert abs(float(slope)) < 1e-5
 
 
+def test_priors_are_drawn_by_their_shares():
+    """A share of 0 is never drawn, with equal ones both are (32 batches: missing one has the probability 5e-10)."""
+    priors = [PublishedPrior({2: 1, 5: 0}), PublishedPrior({2: 0, 5: 1})]
+    for shares, expected in (((0, 1), {5}), ((1, 0), {2}), ((), {2, 5})):
+        tasks = JumpTasks(priors, [Regular((33,))], (1, 1), batch_size=1, shares=shares)
+        generator = Generator().manual_seed(0)
+        assert {int(tasks.batch(generator)[1].n_states) for _ in range(32)} == expected
+    with pytest.raises(UserError, match="shares: got 3"):
+        JumpTasks(priors, shares=(1, 1, 1))
+
+
 # ---------------------------------------------------------------- the shipped network
 
 
